@@ -1,0 +1,5 @@
+//! onetrip.
+
+pub mod limits;
+pub mod proto;
+pub mod time;

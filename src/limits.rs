@@ -1,0 +1,136 @@
+//! Every bound of the system, with its unit and its reason.
+//!
+//! A bound that an operator may want to move is a default here and a flag on the command line; the others are laws of
+//! the protocol or of good sense.
+
+use std::time::Duration;
+
+// ── What a client may send ──────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest command line in bytes, CRLF included. RFC 5321 §4.5.3.1.4 says 512 and lets extensions add: RCPT with
+/// ORCPT (500) and NOTIFY (28) of RFC 3461 §4, MAIL with SIZE, BODY, RET, ENVID, AUTH (500) stay under 2,048.
+pub const COMMAND_LINE_BYTES_MAX: usize = 2_048;
+
+/// Longest line of an AUTH exchange in bytes, CRLF included (RFC 4954 §4).
+pub const AUTH_LINE_BYTES_MAX: usize = 12_288;
+
+/// Longest path (`<local@domain>`) in bytes (RFC 5321 §4.5.3.1.3).
+pub const PATH_BYTES_MAX: usize = 256;
+
+/// Longest local part in bytes (RFC 5321 §4.5.3.1.1).
+pub const LOCAL_PART_BYTES_MAX: usize = 64;
+
+/// Longest domain in bytes (RFC 5321 §4.5.3.1.2).
+pub const DOMAIN_BYTES_MAX: usize = 255;
+
+/// Longest user name in bytes. RFC 4616 sets none; longer ones only serve to fill tables.
+pub const USER_NAME_BYTES_MAX: usize = 255;
+
+/// Longest password in bytes. RFC 4616 sets none; a longer one would only make the hash slow.
+pub const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// Longest ENVID in bytes (RFC 3461 §4.4).
+pub const ENVID_BYTES_MAX: usize = 100;
+
+/// Longest ORCPT value in bytes (RFC 3461 §4.2).
+pub const ORCPT_BYTES_MAX: usize = 500;
+
+/// Most `Received` fields a message may bear before it is taken for a loop (RFC 5321 §6.3 asks for at least 100).
+pub const HOPS_MAX: usize = 100;
+
+/// Most bytes of a refused TLS handshake that are skipped before the connection is closed: a ClientHello with
+/// post-quantum key shares is under 4 KiB, and 64 KiB leaves room for the early data of a client that hoped for more.
+pub const REFUSED_TLS_BYTES_MAX: usize = 65_536;
+
+/// Most bytes of a refused BDAT chunk that are read and thrown away beyond the message size limit before the
+/// connection is closed instead.
+pub const REFUSED_CHUNK_BYTES_MAX: u64 = 1 << 20;
+
+// ── Defaults of flags ───────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Default of `--max-message-size` in bytes: 50 MiB, what large mail hosts accept.
+pub const MESSAGE_BYTES_MAX: u64 = 50 << 20;
+
+/// Default of `--message-memory` in bytes: messages in transit on one shard. Over it, mail is put off with 452.
+pub const MESSAGE_MEMORY_BYTES: u64 = 512 << 20;
+
+/// Default of `--recipients-max`: recipients of one message (RFC 5321 §4.5.3.1.8 asks for at least 100).
+pub const RECIPIENTS_MAX: u32 = 1_000;
+
+/// Default of `--messages-max`: messages on one connection, announced as `LIMITS MAILMAX` (RFC 9422 §4.1).
+pub const MESSAGES_MAX: u32 = 10_000;
+
+/// Default of `--commands-max`: commands on one connection that do not lead to a message, counted anew after each.
+pub const COMMANDS_MAX: u32 = 2_000;
+
+/// Default of `--errors-max`: refused commands on one connection.
+pub const ERRORS_MAX: u32 = 20;
+
+/// Default of `--auth-attempts-max`: failed AUTH commands on one connection.
+pub const AUTH_ATTEMPTS_MAX: u32 = 3;
+
+/// Default of `--connections-max`: open connections of one shard.
+pub const CONNECTIONS_MAX: u32 = 50_000;
+
+/// Default of `--connections-per-address-max`: open connections from one address, all shards together.
+pub const CONNECTIONS_PER_ADDRESS_MAX: u32 = 1_000;
+
+/// Default of `--idle-timeout`: how long a client may be silent (RFC 5321 §4.5.3.2.7: five minutes).
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Default of `--login-timeout`: how long a client may take from connecting to a successful AUTH.
+pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Default of `--transaction-timeout`: how long one transaction may take from MAIL to the end of the message.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// Default of `--drain-timeout`: how long transactions may go on after the first signal to stop.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Default of `--auth-remember`: how long a verified credential is remembered without hashing it again.
+pub const AUTH_REMEMBER: Duration = Duration::from_secs(3_600);
+
+/// Default of `--auth-failures-max`: failures of one address or of one user within the window before further
+/// attempts are put off unjudged.
+pub const AUTH_FAILURES_MAX: u32 = 20;
+
+/// Default of `--auth-failure-window`: how long a failure counts.
+pub const AUTH_FAILURE_WINDOW: Duration = Duration::from_secs(600);
+
+/// Default of `--auth-failure-delay`: how long the answer to the first failure waits; it doubles with each further
+/// failure up to [`AUTH_FAILURE_DELAY_MAX`].
+pub const AUTH_FAILURE_DELAY: Duration = Duration::from_millis(1_000);
+
+/// Longest wait before the answer to a failed AUTH: less than any client's timeout.
+pub const AUTH_FAILURE_DELAY_MAX: Duration = Duration::from_secs(15);
+
+// ── What we keep ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// TLS sessions kept for resumption by default (`--tls-sessions`): about 250 bytes each.
+pub const TLS_SESSIONS_MAX: usize = 131_072;
+
+/// How long a TLS session may be resumed: one day, the lifetime that rustls writes into its tickets.
+pub const TLS_SESSION_LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// Verified credentials remembered at once on each shard: about 100 bytes each.
+pub const REMEMBERED_CREDENTIALS_MAX: usize = 65_536;
+
+/// Addresses and users whose failures are counted at once: about 100 bytes each.
+pub const THROTTLE_ENTRIES_MAX: usize = 65_536;
+
+/// Password checks that may wait for a hashing thread: at 20 ms each the last of them waits about 5 seconds.
+pub const PASSWORD_QUEUE_MAX: usize = 256;
+
+/// Messages that may wait for a delivery thread of one shard.
+pub const DELIVERY_QUEUE_MAX: usize = 4_096;
+
+/// Log lines that may wait for the log writer; further ones are dropped and counted.
+pub const LOG_QUEUE_MAX: usize = 16_384;
+
+// ── Buffers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes taken from a socket in one receive; one such buffer serves all connections of a shard.
+pub const RECEIVE_BYTES: usize = 65_536;
+
+/// A connection's own buffers are given back when they have grown beyond this and the connection falls idle.
+pub const KEPT_BUFFER_BYTES_MAX: usize = 4_096;

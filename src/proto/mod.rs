@@ -1,0 +1,4 @@
+//! SMTP and QUICKSTART without I/O.
+
+pub mod credential;
+pub mod secret;
