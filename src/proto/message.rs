@@ -1,0 +1,107 @@
+//! A message on its way from the connection to storage, and its name.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::envelope::Envelope;
+
+/// A complete message: envelope, trace header and content. Its memory is used again for the connection's next message.
+#[derive(Clone, Debug, Default)]
+pub struct Message {
+    /// The name that the client is told and that all events bear.
+    pub id: MessageId,
+    /// Who sent it and to whom.
+    pub envelope: Envelope,
+    /// What goes before the content: `Received`, and what RFC 6409 §8 lets a submission server add.
+    pub trace: Vec<u8>,
+    /// What the client sent, after the transfer encoding of DATA was taken off.
+    pub content: Vec<u8>,
+}
+
+impl Message {
+    /// Bytes of the whole message, trace header included.
+    pub fn size(&self) -> u64 {
+        (self.trace.len() + self.content.len()) as u64
+    }
+
+    /// Forgets everything but keeps the memory.
+    pub fn clear(&mut self) {
+        self.envelope.clear();
+        self.trace.clear();
+        self.content.clear();
+    }
+}
+
+/// The name of a message, unique over time and shards: sorts by time of arrival, readable over the telephone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId([u8; MessageId::LENGTH]);
+
+impl MessageId {
+    const LENGTH: usize = 16;
+    const TIME_DIGITS: usize = 11;
+    const SHARD_DIGITS: usize = 2;
+    const COUNT_DIGITS: usize = 3;
+    /// No i, l, o and u: they look like others, or make words.
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+    /// A name from the time of arrival, the shard, and a number that differs for each message which that shard receives
+    /// in the same microsecond.
+    pub fn new(unix: Duration, shard: u16, count: u32) -> Self {
+        let mut name = [0; Self::LENGTH];
+        let (time, rest) = name.split_at_mut(Self::TIME_DIGITS);
+        let (place, number) = rest.split_at_mut(Self::SHARD_DIGITS);
+        debug_assert_eq!(number.len(), Self::COUNT_DIGITS);
+        write_digits(time, u64::try_from(unix.as_micros()).unwrap_or(u64::MAX));
+        write_digits(place, u64::from(shard));
+        write_digits(number, u64::from(count));
+        Self(name)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        // Only letters and digits of `ALPHABET` are ever written.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Writes the lowest five bits of `value` last; what does not fit is dropped.
+fn write_digits(digits: &mut [u8], mut value: u64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = MessageId::ALPHABET[(value & 31) as usize];
+        value >>= 5;
+    }
+}
+
+impl Default for MessageId {
+    fn default() -> Self {
+        Self([b'0'; Self::LENGTH])
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MessageId;
+    use std::time::Duration;
+
+    #[test]
+    fn names_differ_by_time_shard_and_count_and_sort_by_time() {
+        let base = MessageId::new(Duration::from_micros(1_700_000_000_000_000), 0, 0);
+        let later = MessageId::new(Duration::from_micros(1_700_000_000_000_001), 0, 0);
+        let elsewhere = MessageId::new(Duration::from_micros(1_700_000_000_000_000), 1, 0);
+        let next = MessageId::new(Duration::from_micros(1_700_000_000_000_000), 0, 1);
+        assert!(base < next && next < elsewhere && elsewhere < later);
+        assert_eq!(base.as_str().len(), 16);
+    }
+}
