@@ -20,5 +20,5 @@ pub mod qhlo_id;
 pub mod reply;
 pub mod sasl;
 pub mod secret;
-//SERVER
+pub mod server;
 pub mod trace;
