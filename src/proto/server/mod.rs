@@ -124,9 +124,6 @@ pub enum Opening {
 /// What the server asks of whoever drives it.
 #[derive(Debug)]
 pub enum Action {
-    /// Set up TLS; every byte that has not been taken yet belongs to it. Then call [`Server::greet`] at once (its text
-    /// may leave as soon as TLS can carry it), and [`Server::handle_secured`] when the handshake is done.
-    Secure,
     /// Judge the credential, then call [`Server::handle_verdict`].
     Verify(Credential),
     /// Keep the message, then call [`Server::handle_stored`] with it, so that its memory serves again.
@@ -246,6 +243,13 @@ impl Server {
             Ok(Command::Qhlo { id: Some(id), .. }) if self.id_matches(&self.settings.connect, id) => Early::Greet,
             _ => Early::Wait,
         }
+    }
+
+    /// Is TLS being set up? From the moment that this turns true every byte that has not been taken yet belongs to TLS. Call
+    /// [`Server::greet`] at once (its text may leave as soon as TLS can carry it), and [`Server::handle_secured`] when the
+    /// handshake is done.
+    pub fn is_securing(&self) -> bool {
+        matches!(self.state, State::Securing(_))
     }
 
     /// The next thing to do, if any.

@@ -5,7 +5,7 @@ use std::mem;
 
 use super::framing::{Framing, RecordSkipper};
 use super::state::{Greeted, Listed, Securing, State};
-use super::{Action, Outcome, Server, Skip, say};
+use super::{Outcome, Server, Skip, say};
 use crate::proto::channel::{Channel, TlsFacts};
 use crate::proto::line::LineReader;
 use crate::proto::proof::Encrypted;
@@ -45,7 +45,6 @@ impl Server {
         self.tally.hello = None;
         self.forget_transaction();
         self.state = State::Securing(securing);
-        self.action = Some(Action::Secure);
     }
 
     /// Refuses STARTTLS or QTLS, and drops the ClientHello that may have come along with it (draft §9).
