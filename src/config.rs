@@ -21,9 +21,7 @@ use crate::exit::Exit;
 use file::FileValues;
 use kind::{Cores, DomainName, Kind, bytes};
 pub use reference::page;
-pub use table::{
-    BareNewline, Config, Deliver, LogFormat, LogLevel, QhloBinding, Setting, SyncPolicy, TlsMin, settings,
-};
+pub use table::{Config, Deliver, LogFormat, LogLevel, Setting, SyncPolicy, TlsMin, settings};
 
 /// What was said on the command line: for each flag its values, unjudged.
 #[derive(Clone, Debug, Default)]
@@ -135,7 +133,7 @@ impl Setting {
         Arg::new(self.name)
             .long(self.name)
             .value_name(self.value)
-            .help(format!("{} ({}) [default: {}]", self.help, self.accepts, self.default))
+            .help(format!("{} [{}] [default: {}]", self.help, self.accepts, self.default))
             .help_heading(self.heading)
             .action(action)
     }

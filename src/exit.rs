@@ -72,6 +72,11 @@ impl Exit {
         }
     }
 
+    /// The exit of this code. A code that sysexits.h does not know is our own mistake.
+    pub fn of_code(code: u8) -> Self {
+        Self::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Software)
+    }
+
     /// What the code means, for the manual.
     pub const fn meaning(self) -> &'static str {
         match self {
@@ -115,6 +120,14 @@ mod tests {
     #[test]
     fn the_list_of_exits_is_in_the_order_of_their_codes_and_names_none_twice() {
         assert!(Exit::ALL.windows(2).all(|pair| pair[0].code() < pair[1].code()));
+    }
+
+    #[test]
+    fn every_exit_is_found_by_its_code_and_an_unknown_code_is_our_mistake() {
+        for exit in Exit::ALL {
+            assert_eq!(Exit::of_code(exit.code()), exit);
+        }
+        assert_eq!(Exit::of_code(1), Exit::Software);
     }
 
     #[test]

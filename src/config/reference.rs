@@ -72,8 +72,10 @@ hide-client = true
 
 Numbers may be written with or without quotes; `true` and `false` stand for `on` and `off`. Times are whole numbers in
 the unit that the table names. Sizes are bytes; `K`, `M` and `G`, also written `KiB`, `MiB` and `GiB`, multiply by
-1,024, 1,024² and 1,024³. An unknown key and a value out of bounds stop the server before it starts, with a message that
-says where it stands and what to do; a bad value in the file does so even where a flag beats it.
+1,024, 1,024² and 1,024³. Relative paths start at the working directory.
+
+An unknown key or a value out of bounds stops the server before it starts, with a message that says where it stands and
+what to do; a bad value in the file does so even where a flag beats it.
 
 `onetrip user` takes `--config`, `--state-dir` and `--users` too, so that it finds the same users as the server.
 ";

@@ -14,6 +14,8 @@ use super::kind::{
 };
 use super::{ConfigError, Given, Host};
 use crate::limits;
+use crate::proto::body::BareNewline;
+use crate::proto::qhlo_id::Binding;
 
 /// Turns the table into [`Config`], into the reader that fills it, and into the [`Setting`]s that help and manual
 /// show.
@@ -100,26 +102,6 @@ pub enum SyncPolicy {
     /// The message is on stable storage.
     Commit,
     /// The message is in the hands of the operating system; a crash of the machine may lose it.
-    None,
-}
-
-/// What becomes of a message with a bare LF or CR.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BareNewline {
-    /// It is refused.
-    Reject,
-    /// Each becomes CRLF in what is stored; none ever ends a message.
-    Normalize,
-}
-
-/// How much of the client's address a qhlo-id is bound to (draft §12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QhloBinding {
-    /// The whole address.
-    Address,
-    /// The network it is in.
-    Network,
-    /// Nothing: an id is good from anywhere.
     None,
 }
 
@@ -258,11 +240,11 @@ settings! {
     "Limits" {
         /// Largest message, announced as SIZE.
         "max-message-size" "BYTES"
-        max_message_size: u64 = limits::MESSAGE_BYTES_MAX, Bytes(1, 1 << 40);
+        max_message_size: u64 = limits::MESSAGE_BYTES_MAX, Bytes(1, 1 << 32);
 
         /// Memory of each shard for messages in transit. Over it, further mail is put off with 452.
         "message-memory" "BYTES"
-        message_memory: u64 = limits::MESSAGE_MEMORY_BYTES, Bytes(1, 1 << 44);
+        message_memory: u64 = limits::MESSAGE_MEMORY_BYTES, Bytes(1, 1 << 40);
 
         /// Recipients of one message, announced as LIMITS RCPTMAX. RFC 5321 §4.5.3.1.8 asks for at least 100.
         "recipients-max" "N"
@@ -339,10 +321,11 @@ settings! {
     }
 
     "QUICKSTART" {
-        /// How much of the client's address a qhlo-id is bound to: all of it; its network, for clients that move
-        /// about in one; or none, for clients that change networks, at the price that an id can be passed on.
+        /// How much of the client's address a qhlo-id is bound to: all of it; its network (/24 of IPv4, /56 of
+        /// IPv6), for clients that move about in one; or none, for clients that change networks, at the price that
+        /// an id can be passed on.
         "qhlo-binding" "address|network|none"
-        qhlo_binding: QhloBinding = QhloBinding::Address, QHLO_BINDING;
+        qhlo_binding: Binding = Binding::Address, QHLO_BINDING;
 
         /// How long the secret of the qhlo-ids is in use. The one before stays good, so a client that comes back
         /// within this time never loses a round trip.
@@ -406,8 +389,8 @@ const TLS_MIN: Choice<TlsMin> = Choice(&[("1.2", TlsMin::Tls12), ("1.3", TlsMin:
 const SYNC: Choice<SyncPolicy> = Choice(&[("commit", SyncPolicy::Commit), ("none", SyncPolicy::None)]);
 const BARE_NEWLINE: Choice<BareNewline> =
     Choice(&[("reject", BareNewline::Reject), ("normalize", BareNewline::Normalize)]);
-const QHLO_BINDING: Choice<QhloBinding> =
-    Choice(&[("address", QhloBinding::Address), ("network", QhloBinding::Network), ("none", QhloBinding::None)]);
+const QHLO_BINDING: Choice<Binding> =
+    Choice(&[("address", Binding::Address), ("network", Binding::Network), ("none", Binding::None)]);
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 const LOG_LEVEL: Choice<LogLevel> = Choice(&[
     ("error", LogLevel::Error),

@@ -6,12 +6,11 @@ use std::time::Duration;
 use clap::Command;
 
 use super::table::FLAGS_AND_FIELDS;
-use super::{
-    BareNewline, Config, ConfigError, ConfigFile, Deliver, Flags, Host, LogFormat, LogLevel, QhloBinding, SyncPolicy,
-    TlsMin, settings,
-};
+use super::{Config, ConfigError, ConfigFile, Deliver, Flags, Host, LogFormat, LogLevel, SyncPolicy, TlsMin, settings};
 use crate::exit::Exit;
 use crate::limits;
+use crate::proto::body::BareNewline;
+use crate::proto::qhlo_id::Binding;
 
 fn host() -> Host {
     Host { name: "mail.example.org".to_owned(), cores: vec![0, 1, 2, 3] }
@@ -56,7 +55,7 @@ fn without_flags_and_file_every_setting_has_its_default() {
     assert_eq!((config.greet_pause, config.backlog, config.fast_open), (Duration::ZERO, 4_096, 256));
     assert_eq!((config.enforce_sender, config.hide_client), (false, false));
     assert_eq!((config.sync, config.bare_newline), (SyncPolicy::Commit, BareNewline::Reject));
-    assert_eq!((config.qhlo_binding, config.qhlo_rotation), (QhloBinding::Address, Duration::from_secs(30 * 86_400)));
+    assert_eq!((config.qhlo_binding, config.qhlo_rotation), (Binding::Address, Duration::from_secs(30 * 86_400)));
     assert_eq!((config.tls_min, config.tls_sessions), (TlsMin::Tls12, limits::TLS_SESSIONS_MAX));
     assert_eq!((config.metrics, config.log_format, config.log_level), (None, LogFormat::Text, LogLevel::Info));
     assert_eq!((config.delivery_threads, config.password_threads), (2, 1));
@@ -116,12 +115,13 @@ fn command_line_and_file_read_the_same_values() {
     assert_eq!((config.deliver, config.sync, config.hide_client), (Deliver::Discard, SyncPolicy::None, true));
     assert_eq!(
         (config.tls_min, config.qhlo_binding, config.log_level),
-        (TlsMin::Tls13, QhloBinding::Network, LogLevel::Debug)
+        (TlsMin::Tls13, Binding::Network, LogLevel::Debug)
     );
 }
 
 #[test]
 fn the_file_may_write_values_as_toml_has_them() {
+    assert_eq!(of_file("max-message-size = 1_000_000").max_message_size, 1_000_000);
     let config = of_file("idle-timeout = 60\ntls-min = 1.3\nhide-client = true\nlisten = ['127.0.0.1:0', '[::1]:0']\n");
     assert_eq!(config.idle_timeout, Duration::from_secs(60));
     assert_eq!((config.tls_min, config.hide_client, config.listen.len()), (TlsMin::Tls13, true, 2));
@@ -298,6 +298,7 @@ fn a_certificate_without_its_key_is_refused() {
     let flags = [("tls-cert", "c"), ("tls-cert", "d"), ("tls-key", "k")];
     assert_eq!(refusal(&flags, ""), usage("--tls-cert is given 2 times, --tls-key 1 times"));
     assert_eq!(refusal(&[("tls-cert", "c")], "tls-key = ['k', 'l']").1, Exit::Config, "the file is to blame");
+    assert_eq!(refusal(&flags, "tls-key = ['k', 'l']").1, Exit::Usage, "a flag beats the file and takes the blame");
 }
 
 #[test]
@@ -306,11 +307,9 @@ fn one_address_cannot_be_listened_on_twice() {
     for name in ["listen", "listen-tls", "metrics"] {
         let (message, exit) = refusal(&[("listen", address), (name, address)], "log-level = 'debug'");
         let expected = "127.0.0.1:2525 is to be listened on twice: give each of --listen, --listen-tls and --metrics a port of its own";
-        if name == "listen" {
-            assert!(resolve(&[("listen", address), ("listen", "127.0.0.1:2526")], "").is_ok());
-        }
         assert_eq!((message.as_str(), exit), (expected, Exit::Usage));
     }
+    assert!(resolve(&[("listen", address), ("listen", "127.0.0.1:2526"), ("metrics", "[::1]:2525")], "").is_ok());
     assert!(refusal(&[], "listen = []").0.starts_with("there is nothing to listen on: "));
 }
 
