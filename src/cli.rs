@@ -1,7 +1,7 @@
 //! The command line: what can be asked of onetrip, and how it answers when something is wrong.
 //!
 //! It reads the configuration file, asks the system for its name and cores, and hands over. Values are judged by
-//! [`config`](crate::config), and the work is done by [`runtime`](crate::runtime).
+//! [`config`], and the work is done by [`runtime`].
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -244,7 +244,8 @@ settings! {
 
         /// Memory of each shard for messages in transit. Over it, further mail is put off with 452.
         "message-memory" "BYTES"
-        message_memory: u64 = limits::MESSAGE_MEMORY_BYTES, Bytes(1, 1 << 40);
+        message_memory: u64 = limits::MESSAGE_MEMORY_BYTES.max(max_message_size), Bytes(1, 1 << 40),
+            shown "512MiB, or room for one message of --max-message-size";
 
         /// Recipients of one message, announced as LIMITS RCPTMAX. RFC 5321 §4.5.3.1.8 asks for at least 100.
         "recipients-max" "N"
