@@ -1,5 +1,13 @@
 //! onetrip.
 
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod exit;
 pub mod limits;
 pub mod proto;
+#[cfg(feature = "server")]
+pub mod runtime;
 pub mod time;

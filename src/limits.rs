@@ -3,6 +3,7 @@
 //! A bound that an operator may want to move is a default here and a flag on the command line; the others are laws of
 //! the protocol or of good sense.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 // ── What a client may send ──────────────────────────────────────────────────────────────────────────────────────────
@@ -134,3 +135,40 @@ pub const RECEIVE_BYTES: usize = 65_536;
 
 /// A connection's own buffers are given back when they have grown beyond this and the connection falls idle.
 pub const KEPT_BUFFER_BYTES_MAX: usize = 4_096;
+
+// ── How the server runs ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Where `--listen` listens by default: this host only, so that a first try exposes nothing. 587 plus 2,000, because
+/// ports under 1,024 need a privilege.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2_587);
+
+/// Where `--listen-tls` listens by default: 465 plus 2,000, for the same reasons as [`LISTEN`].
+pub const LISTEN_TLS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2_465);
+
+/// Default of `--backlog`: connections of one listener that wait to be accepted; the default ceiling of Linux
+/// (`net.core.somaxconn`) since 5.4.
+pub const BACKLOG: u32 = 4_096;
+
+/// Default of `--fast-open`: TCP Fast Open connections of one listener whose handshake is not finished yet (RFC 7413
+/// §5.1 wants a bound, because their source addresses may be forged).
+pub const FAST_OPEN_QUEUE: u32 = 256;
+
+/// Default of `--greet-pause`: none, because waiting is what this server does away with.
+pub const GREET_PAUSE: Duration = Duration::ZERO;
+
+/// Default of `--delivery-threads`: threads per shard that write messages down; two, so that one slow write does not
+/// stand in the way of all.
+pub const DELIVERY_THREADS: usize = 2;
+
+/// Default of `--password-threads`: threads that hash passwords, all shards together; a hash is made slow on purpose,
+/// and each thread more is a core less for mail.
+pub const PASSWORD_THREADS: usize = 1;
+
+/// Default of `--qhlo-rotation`: how long a secret of the qhlo-ids is in use before the next one takes its place.
+pub const QHLO_ROTATION: Duration = Duration::from_secs(30 * 86_400);
+
+/// Most shards of one server: as many as the kernel's plain CPU sets have cores.
+pub const SHARDS_MAX: usize = 1_024;
+
+/// Highest number of a core that can be named: the kernel's plain CPU sets end there.
+pub const CORE_NUMBER_MAX: usize = 1_023;
