@@ -1,5 +1,7 @@
 //! onetrip.
 
+#[cfg(feature = "server")]
+pub mod auth;
 pub mod limits;
 pub mod proto;
 pub mod time;

@@ -134,3 +134,18 @@ pub const RECEIVE_BYTES: usize = 65_536;
 
 /// A connection's own buffers are given back when they have grown beyond this and the connection falls idle.
 pub const KEPT_BUFFER_BYTES_MAX: usize = 4_096;
+
+// ── Passwords ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Salt of a password hash in bytes (RFC 9106 §3.1).
+pub const HASH_SALT_BYTES: usize = 16;
+
+/// Most memory in KiB that comparing one password may take: 1 GiB, half of the first choice of RFC 9106 §4; more would
+/// starve the server.
+pub const HASH_MEMORY_KIB_MAX: u32 = 1 << 20;
+
+/// Most memory in KiB that comparing one password may write, all passes together: at about 2 GiB a second, two seconds.
+pub const HASH_WORK_KIB_MAX: u64 = 4 << 20;
+
+/// Largest users file in bytes: over a million users.
+pub const USERS_FILE_BYTES_MAX: u64 = 256 << 20;
