@@ -1,0 +1,3 @@
+//! The only code that knows sockets, files, clocks and threads. It must not take a protocol decision.
+
+pub mod passwords;
