@@ -1,3 +1,4 @@
 //! The only code that knows sockets, files, clocks and threads. It must not take a protocol decision.
 
 pub mod passwords;
+pub mod users_file;
