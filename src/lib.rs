@@ -1,5 +1,23 @@
-//! onetrip.
+//! onetrip: mail submission in one round trip.
+//!
+//! A server and a client for the QUICKSTART SMTP extension (draft-fanf-smtp-quickstart-00), which lets a client say
+//! everything at once that it used to say a line at a time.
+//!
+//! | layer | what it is | what it may not do |
+//! |---|---|---|
+//! | [`limits`], [`time`] | bounds, and time as an argument | depend on anything |
+//! | [`proto`] | SMTP and QUICKSTART: bytes in, bytes and actions out | touch the world, know TLS or a runtime |
+//! | [`tls`] | TLS as a pump of bytes | open sockets or files, know SMTP |
+//! | [`auth`] | credentials judged | read files |
+//! | [`relay`] | where a message goes | touch the world |
+//! | [`observe`] | events, log lines, metrics | write anywhere |
+//! | [`wire`] | one connection without its socket: `proto` inside `tls` | receive, send, wait |
+//! | [`runtime`] | shards, sockets, files, clocks, threads | decide anything about the protocol |
+//!
+//! Without default features only [`limits`], [`time`] and [`proto`] remain, for programs that bring their own sockets.
 
+#[cfg(feature = "server")]
+pub mod auth;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
@@ -7,7 +25,15 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod exit;
 pub mod limits;
+#[cfg(feature = "server")]
+pub mod observe;
 pub mod proto;
+#[cfg(feature = "server")]
+pub mod relay;
 #[cfg(feature = "server")]
 pub mod runtime;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(feature = "tls")]
+pub mod wire;

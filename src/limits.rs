@@ -172,3 +172,17 @@ pub const SHARDS_MAX: usize = 1_024;
 
 /// Highest number of a core that can be named: the kernel's plain CPU sets end there.
 pub const CORE_NUMBER_MAX: usize = 1_023;
+// ── Passwords ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Salt of a password hash in bytes (RFC 9106 §3.1).
+pub const HASH_SALT_BYTES: usize = 16;
+
+/// Most memory in KiB that comparing one password may take: 1 GiB, half of the first choice of RFC 9106 §4; more would
+/// starve the server.
+pub const HASH_MEMORY_KIB_MAX: u32 = 1 << 20;
+
+/// Most memory in KiB that comparing one password may write, all passes together: at about 2 GiB a second, two seconds.
+pub const HASH_WORK_KIB_MAX: u64 = 4 << 20;
+
+/// Largest users file in bytes: over a million users.
+pub const USERS_FILE_BYTES_MAX: u64 = 256 << 20;
