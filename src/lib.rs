@@ -3,3 +3,5 @@
 pub mod limits;
 pub mod proto;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
