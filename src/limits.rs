@@ -186,3 +186,29 @@ pub const HASH_WORK_KIB_MAX: u64 = 4 << 20;
 
 /// Largest users file in bytes: over a million users.
 pub const USERS_FILE_BYTES_MAX: u64 = 256 << 20;
+// ── TLS ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Most bytes that may wait inside a TLS session: plaintext before the handshake allows it to leave, records until they
+/// are sent. Four full records, so that one large piece of a message never needs more than a few turns.
+pub const TLS_WAITING_BYTES_MAX: usize = 65_536;
+
+/// Longest TLS session that is kept, in bytes. Without a client certificate a session has 72 bytes and the name that the
+/// client asked for (255 at most); a longer one has no use here.
+pub const TLS_SESSION_BYTES_MAX: usize = 1_024;
+
+/// Parts of the session store with a lock each: far more than executors, so that two of them rarely meet.
+pub const TLS_SESSION_SHARDS: usize = 64;
+
+/// TLS sessions that a client remembers by default: one command talks to one or two servers.
+pub const TLS_CLIENT_SESSIONS_MAX: usize = 256;
+
+/// How long a self-signed certificate is good: ten years, because nobody renews it and no authority limits it.
+pub const TLS_SELF_SIGNED_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
+
+/// How long before its end a certificate gives a warning: renewal by ACME normally happens 30 days ahead, so two weeks
+/// mean that it failed.
+pub const TLS_EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 86_400);
+
+/// Largest certificate or key file in bytes: a chain of ten certificates has under 32 KiB, the bundle of a platform's
+/// roots about 256 KiB.
+pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 4 << 20;

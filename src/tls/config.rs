@@ -1,0 +1,174 @@
+//! What a server is ready to agree to, prepared once so that a new session costs nothing but its own memory.
+//!
+//! Certificates can be replaced at any time: the next handshake has the new ones, and no connection is dropped. Nothing
+//! else changes while the process lives. Must not read files or decide when to reload.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig};
+
+use super::certificate::Certificate;
+use super::provider::provider;
+use super::store::{Adapter, SessionStore};
+use super::{Version, Versions};
+
+/// What an operator decides about the TLS of a listener.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// The certificates to show.
+    pub certificates: Arc<Certificates>,
+    /// The oldest version of the protocol that is accepted.
+    pub minimum_version: Version,
+    /// Where sessions are kept for resumption. All listeners of a process share one.
+    pub sessions: Arc<dyn SessionStore>,
+}
+
+/// The server's side of all handshakes, ready made in the variants that the TLS library cannot choose between by itself.
+///
+/// *Suites.* AES-128 is agreed wherever the client has it, unless ChaCha20 stands first in the client's list, as it does on
+/// machines without AES instructions. To follow the client's order in general would lead those that want AES-256 first,
+/// which is not on offer, to their second wish, and that is often the dear one.
+///
+/// *ALPN* (RFC 7301). The library refuses a client that offers only protocols it was not told of, and a mail client that
+/// offers nonsense must still get through. So a client that offers `smtp` has it chosen, and to all others ALPN is never
+/// mentioned.
+#[derive(Debug)]
+pub struct ServerConfigs {
+    aes_first: AlpnVariants,
+    chacha20_first: AlpnVariants,
+}
+
+impl ServerConfigs {
+    /// Prepares all variants.
+    pub fn new(settings: &ServerSettings) -> Self {
+        let mut config = server_config(settings);
+        config.ignore_client_order = false;
+        let chacha20_first = AlpnVariants::new(config.clone());
+        config.ignore_client_order = true;
+        Self { aes_first: AlpnVariants::new(config), chacha20_first }
+    }
+
+    /// The configuration for a client that said this.
+    pub(super) fn choose(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let variants = if wants_chacha20_first(hello) { &self.chacha20_first } else { &self.aes_first };
+        Arc::clone(if offers_smtp(hello) { &variants.with } else { &variants.without })
+    }
+}
+
+/// A configuration with and without the protocol `smtp`.
+#[derive(Debug)]
+struct AlpnVariants {
+    with: Arc<ServerConfig>,
+    without: Arc<ServerConfig>,
+}
+
+impl AlpnVariants {
+    fn new(without: ServerConfig) -> Self {
+        let mut with = without.clone();
+        with.alpn_protocols = vec![ALPN_SMTP.to_vec()];
+        Self { with: Arc::new(with), without: Arc::new(without) }
+    }
+}
+
+fn wants_chacha20_first(hello: &ClientHello<'_>) -> bool {
+    // Clients may put reserved values in front, which mean nothing (RFC 8701).
+    let first = hello.cipher_suites().iter().find(|suite| suite.as_str().is_some());
+    matches!(
+        first,
+        Some(
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+        )
+    )
+}
+
+fn offers_smtp(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == ALPN_SMTP))
+}
+
+/// The certificates of a server, which can be replaced while it runs.
+#[derive(Debug)]
+pub struct Certificates {
+    current: ArcSwap<CertificateSet>,
+}
+
+impl Certificates {
+    /// Starts with these certificates.
+    pub fn new(set: CertificateSet) -> Self {
+        Self { current: ArcSwap::from_pointee(set) }
+    }
+
+    /// Shows other certificates from the next handshake on. Sessions that are open or kept for resumption stay good.
+    pub fn replace(&self, set: CertificateSet) {
+        self.current.store(Arc::new(set));
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.current.load().choose(hello.server_name())))
+    }
+}
+
+/// Certificates by the names that they are for, and one for all other names.
+#[derive(Debug)]
+pub struct CertificateSet {
+    default: Arc<CertifiedKey>,
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*.`; the star stands for one label (RFC 9525 §6.3).
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl CertificateSet {
+    /// `default` is shown to clients that name no server or an unknown one: to refuse them would gain nothing, as a client
+    /// that cares about names checks by itself. If two certificates are for the same name, the earlier one is shown.
+    pub fn new(default: &Certificate, others: &[Certificate]) -> Self {
+        let mut set =
+            Self { default: Arc::clone(default.certified()), exact: HashMap::new(), wildcard: HashMap::new() };
+        set.add(default);
+        others.iter().for_each(|certificate| set.add(certificate));
+        set
+    }
+
+    fn add(&mut self, certificate: &Certificate) {
+        for name in certificate.names() {
+            let (names, name) = match name.strip_prefix("*.") {
+                Some(parent) => (&mut self.wildcard, parent),
+                None => (&mut self.exact, name.as_str()),
+            };
+            names.entry(name.to_owned()).or_insert_with(|| Arc::clone(certificate.certified()));
+        }
+    }
+
+    /// `server_name` comes in lower case from the TLS library.
+    fn choose(&self, server_name: Option<&str>) -> &Arc<CertifiedKey> {
+        let Some(name) = server_name else { return &self.default };
+        let by_parent = || self.wildcard.get(name.split_once('.')?.1);
+        self.exact.get(name).or_else(by_parent).unwrap_or(&self.default)
+    }
+}
+
+fn server_config(settings: &ServerSettings) -> ServerConfig {
+    let certificates: Arc<dyn ResolvesServerCert> = settings.certificates.clone();
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(Versions::from_minimum(settings.minimum_version).supported())
+        .expect("the provider has suites for both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.session_storage = Arc::new(Adapter(Arc::clone(&settings.sessions)));
+    // The greeting leaves in the server's first flight. Sound, because clients are never asked for certificates.
+    config.send_half_rtt_data = true;
+    // A second ticket would cost its store entry and its bytes on every connection; clients that need more open one by one.
+    config.send_tls13_tickets = 1;
+    // No early data is announced, so none can be replayed.
+    config.max_early_data_size = 0;
+    config
+}
+
+/// The ALPN protocol of those mail clients that name one.
+const ALPN_SMTP: &[u8] = b"smtp";

@@ -1,0 +1,578 @@
+//! A TLS session as a pump: ciphertext in, plaintext out, and the same backwards.
+//!
+//! [`Session`] is the server's end and [`ClientSession`] the client's; they have the same methods. Both hide the TLS
+//! library, so that its successor, which decrypts in the caller's buffer, can take its place.
+//!
+//! ```text
+//!  socket ── receive() ──►             ──► plaintext(), consume() ── protocol
+//!                            session
+//!  socket ◄──── send() ────            ◄── write() ───────────────── protocol
+//! ```
+//!
+//! One turn: `receive` until all is taken, reading the plaintext each time; `write` the answers; `send` once. Whatever
+//! belongs together then leaves together: with TLS 1.3 a greeting that was written before the client said anything is in
+//! the server's first flight.
+//!
+//! Must not hold more than the bounds in [`limits`], nor know what the plaintext means.
+
+use std::fmt;
+use std::io::{self, BufRead, Read, Write};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::server::{Accepted, AcceptedAlert, Acceptor};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, ConnectionCommon, Error, HandshakeKind, ProtocolVersion,
+    ServerConnection,
+};
+
+use super::Version;
+use super::config::ServerConfigs;
+use crate::limits;
+
+/// The server's end of a TLS session.
+#[derive(Debug)]
+pub struct Session {
+    stage: Stage,
+    flow: Flow,
+}
+
+/// ```text
+///   Listening ── ClientHello ──► Running
+///       └─────── not a good one ──► Refused
+/// ```
+#[derive(Debug)]
+enum Stage {
+    /// The ClientHello is not complete.
+    Listening(Listening),
+    /// Handshake and everything after.
+    Running(ServerConnection),
+    /// The ClientHello was none, or asked for what we do not have.
+    Refused(Refused),
+}
+
+impl Session {
+    /// Waits for a client.
+    pub fn new(configs: Arc<ServerConfigs>) -> Self {
+        let listening = Listening { acceptor: Acceptor::default(), configs, waiting: Vec::new() };
+        Self { stage: Stage::Listening(listening), flow: Flow::default() }
+    }
+
+    /// Takes bytes from the network and works through them. Returns how many were taken: fewer than all means that there
+    /// is plaintext to be read first; then call again with the rest. After the peer's close_notify everything is taken and
+    /// ignored (RFC 8446 §6.1).
+    ///
+    /// # Errors
+    ///
+    /// The session is broken for good, and every later call returns the same. `send` may still have an alert for the peer,
+    /// and plaintext from before the fault may still be read.
+    pub fn receive(&mut self, ciphertext: &[u8]) -> Result<usize, TlsFailure> {
+        self.flow.check()?;
+        let mut rest = ciphertext;
+        if let Stage::Listening(_) = self.stage {
+            self.listen(&mut rest)?;
+        }
+        if let Stage::Running(connection) = &mut self.stage {
+            self.flow.receive(connection, &mut rest)?;
+        }
+        Ok(ciphertext.len() - rest.len())
+    }
+
+    /// Decrypted bytes that were not consumed yet: the content of one record at most. Empty if there is none.
+    pub fn plaintext(&mut self) -> &[u8] {
+        match &mut self.stage {
+            Stage::Running(connection) => plaintext(connection),
+            Stage::Listening(_) | Stage::Refused(_) => &[],
+        }
+    }
+
+    /// Drops the first `bytes` of what [`Session::plaintext`] shows.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many.
+    pub fn consume(&mut self, bytes: usize) {
+        match &mut self.stage {
+            Stage::Running(connection) => connection.reader().consume(bytes),
+            Stage::Listening(_) | Stage::Refused(_) => assert_eq!(bytes, 0, "more consumed than there is"),
+        }
+    }
+
+    /// Takes plaintext for the client, which leaves with `send` as soon as the handshake allows it. Returns how many bytes
+    /// were taken: fewer than all if [`limits::TLS_WAITING_BYTES_MAX`] wait already; then `send` first. After a failure or
+    /// `close` everything is taken and dropped, as nothing can be sent any more.
+    #[must_use = "bytes that were not taken have to be written again after `send`"]
+    pub fn write(&mut self, plaintext: &[u8]) -> usize {
+        if self.flow.cannot_send() {
+            return plaintext.len();
+        }
+        match &mut self.stage {
+            Stage::Listening(listening) => listening.write(plaintext),
+            Stage::Running(connection) => write(connection, plaintext),
+            Stage::Refused(_) => plaintext.len(),
+        }
+    }
+
+    /// Appends everything that is ready for the network.
+    pub fn send(&mut self, ciphertext: &mut Vec<u8>) {
+        match &mut self.stage {
+            Stage::Listening(_) => {}
+            Stage::Running(connection) => send(connection, ciphertext),
+            Stage::Refused(refused) => refused.send(ciphertext),
+        }
+    }
+
+    /// Whether `send` would append something.
+    pub fn has_output(&self) -> bool {
+        match &self.stage {
+            Stage::Listening(_) => false,
+            Stage::Running(connection) => connection.wants_write(),
+            Stage::Refused(refused) => refused.alert.is_some(),
+        }
+    }
+
+    /// What was agreed, once the handshake is complete.
+    pub fn facts(&self) -> Option<Facts<'_>> {
+        match &self.stage {
+            Stage::Running(connection) => facts(connection, connection.server_name()),
+            Stage::Listening(_) | Stage::Refused(_) => None,
+        }
+    }
+
+    /// Whether the handshake is not complete yet.
+    pub fn is_handshaking(&self) -> bool {
+        match &self.stage {
+            Stage::Running(connection) => connection.is_handshaking(),
+            Stage::Listening(_) | Stage::Refused(_) => true,
+        }
+    }
+
+    /// Whether the client said that it sends no more (close_notify). An end of the connection without it may be an
+    /// attacker's doing.
+    pub fn peer_closed(&self) -> bool {
+        self.flow.peer_closed()
+    }
+
+    /// Says that nothing more will be sent (close_notify), after what was written before.
+    pub fn close(&mut self) {
+        self.flow.close();
+        if let Stage::Running(connection) = &mut self.stage {
+            connection.send_close_notify();
+        }
+    }
+
+    /// Gives grown buffers back. To be called when the connection falls idle, as the TLS library does so only when the next
+    /// bytes arrive.
+    pub fn rest(&mut self) {
+        match &mut self.stage {
+            Stage::Running(connection) => rest(connection),
+            Stage::Listening(_) | Stage::Refused(_) => {}
+        }
+    }
+
+    /// Reads a ClientHello, as far as it is there.
+    fn listen(&mut self, rest: &mut &[u8]) -> Result<(), TlsFailure> {
+        while let Stage::Listening(listening) = &mut self.stage {
+            if rest.is_empty() {
+                return Ok(());
+            }
+            match listening.hear(rest) {
+                Ok(None) => {}
+                Ok(Some(accepted)) => self.open(accepted)?,
+                Err((error, alert)) => return Err(self.refuse(error, alert)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a ClientHello: the server's flight and what waits behind it are ready to be sent afterwards.
+    fn open(&mut self, accepted: Accepted) -> Result<(), TlsFailure> {
+        let Stage::Listening(listening) = &mut self.stage else { return Ok(()) };
+        let config = listening.configs.choose(&accepted.client_hello());
+        let waiting = std::mem::take(&mut listening.waiting);
+        let mut connection = match accepted.into_connection(config) {
+            Ok(connection) => connection,
+            Err((error, alert)) => return Err(self.refuse(error, Some(alert))),
+        };
+        // What waits has kept to the bound already, but here the library would count its own flight against it too.
+        connection.set_buffer_limit(None);
+        let written = write(&mut connection, &waiting);
+        assert_eq!(written, waiting.len(), "without a limit everything is taken");
+        connection.set_buffer_limit(Some(limits::TLS_WAITING_BYTES_MAX));
+        if self.flow.cannot_send() {
+            connection.send_close_notify();
+        }
+        // What came in one piece with the ClientHello is inside already.
+        let result = self.flow.process(&mut connection);
+        self.stage = Stage::Running(connection);
+        result
+    }
+
+    fn refuse(&mut self, error: Error, alert: Option<AcceptedAlert>) -> TlsFailure {
+        self.stage = Stage::Refused(Refused { alert });
+        self.flow.fail(error)
+    }
+}
+
+/// The client's end of a TLS session. Its methods are those of [`Session`].
+#[derive(Debug)]
+pub struct ClientSession {
+    connection: ClientConnection,
+    server_name: ServerName<'static>,
+    flow: Flow,
+}
+
+impl ClientSession {
+    /// Begins a handshake with the server of this name; the ClientHello is ready to be sent.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::Fault`], if the configuration does not allow one.
+    pub fn new(config: Arc<ClientConfig>, server_name: ServerName<'static>) -> Result<Self, TlsFailure> {
+        let mut connection = ClientConnection::new(config, server_name.clone()).map_err(TlsFailure::new)?;
+        connection.set_buffer_limit(Some(limits::TLS_WAITING_BYTES_MAX));
+        Ok(Self { connection, server_name, flow: Flow::default() })
+    }
+
+    /// See [`Session::receive`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn receive(&mut self, ciphertext: &[u8]) -> Result<usize, TlsFailure> {
+        self.flow.check()?;
+        let mut rest = ciphertext;
+        self.flow.receive(&mut self.connection, &mut rest)?;
+        Ok(ciphertext.len() - rest.len())
+    }
+
+    /// See [`Session::plaintext`].
+    pub fn plaintext(&mut self) -> &[u8] {
+        plaintext(&mut self.connection)
+    }
+
+    /// See [`Session::consume`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn consume(&mut self, bytes: usize) {
+        self.connection.reader().consume(bytes);
+    }
+
+    /// See [`Session::write`].
+    #[must_use = "bytes that were not taken have to be written again after `send`"]
+    pub fn write(&mut self, plaintext: &[u8]) -> usize {
+        if self.flow.cannot_send() {
+            return plaintext.len();
+        }
+        write(&mut self.connection, plaintext)
+    }
+
+    /// See [`Session::send`].
+    pub fn send(&mut self, ciphertext: &mut Vec<u8>) {
+        send(&mut self.connection, ciphertext);
+    }
+
+    /// See [`Session::has_output`].
+    pub fn has_output(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    /// See [`Session::facts`].
+    pub fn facts(&self) -> Option<Facts<'_>> {
+        let server_name = match &self.server_name {
+            ServerName::DnsName(name) => Some(name.as_ref()),
+            _ => None,
+        };
+        facts(&self.connection, server_name)
+    }
+
+    /// See [`Session::is_handshaking`].
+    pub fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    /// See [`Session::peer_closed`].
+    pub fn peer_closed(&self) -> bool {
+        self.flow.peer_closed()
+    }
+
+    /// The ALPN protocol that the server chose (RFC 7301).
+    #[cfg(test)]
+    pub(super) fn chosen_protocol(&self) -> Option<&[u8]> {
+        self.connection.alpn_protocol()
+    }
+
+    /// See [`Session::close`].
+    pub fn close(&mut self) {
+        self.flow.close();
+        self.connection.send_close_notify();
+    }
+
+    /// See [`Session::rest`].
+    pub fn rest(&mut self) {
+        rest(&mut self.connection);
+    }
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts<'a> {
+    /// The version of the protocol.
+    pub version: Version,
+    /// The cipher suite as IANA spells it, such as `TLS_AES_128_GCM_SHA256`.
+    pub cipher_suite: &'static str,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+    /// The DNS name that the client asked for (SNI, RFC 6066 §3), in lower case on the server.
+    pub server_name: Option<&'a str>,
+}
+
+/// Why a session is broken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsFailure {
+    kind: FailureKind,
+    error: Error,
+}
+
+/// The kinds of failures, as operators count them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// What arrived cannot be read as TLS: often plain text on a port for TLS, or the reverse.
+    Malformed,
+    /// The other side gave up with an alert, for instance because it does not trust our certificate.
+    PeerAlert,
+    /// The two sides have no version, cipher suite or group in common.
+    Incompatible,
+    /// The server's certificate is not good enough for this client.
+    Certificate,
+    /// The other side broke the rules of the protocol, or somebody changed its bytes.
+    Violation,
+    /// Something is wrong on our side.
+    Fault,
+}
+
+impl TlsFailure {
+    fn new(error: Error) -> Self {
+        Self { kind: kind(&error), error }
+    }
+
+    /// The kind, for counting.
+    pub fn kind(&self) -> FailureKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let summary = match self.kind {
+            FailureKind::Malformed => "what arrived is not TLS (does one side speak plain text here?)",
+            FailureKind::PeerAlert => "the other side gave up",
+            FailureKind::Incompatible => "no version, cipher suite or group in common",
+            FailureKind::Certificate => "the server's certificate is refused",
+            FailureKind::Violation => "the other side broke the TLS protocol",
+            FailureKind::Fault => "TLS failed on this side",
+        };
+        write!(f, "{summary}: {}", self.error)
+    }
+}
+
+impl std::error::Error for TlsFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Waiting for a ClientHello.
+struct Listening {
+    acceptor: Acceptor,
+    configs: Arc<ServerConfigs>,
+    /// Plaintext that was written before the client said anything.
+    waiting: Vec<u8>,
+}
+
+impl Listening {
+    /// Takes some bytes. Returns the ClientHello when it is complete.
+    fn hear(&mut self, rest: &mut &[u8]) -> Result<Option<Accepted>, (Error, Option<AcceptedAlert>)> {
+        self.acceptor.read_tls(rest).map_err(|_| (message_too_large(), None))?;
+        self.acceptor.accept().map_err(|(error, alert)| (error, Some(alert)))
+    }
+
+    fn write(&mut self, plaintext: &[u8]) -> usize {
+        let taken = plaintext.len().min(limits::TLS_WAITING_BYTES_MAX - self.waiting.len());
+        self.waiting.extend_from_slice(&plaintext[..taken]);
+        taken
+    }
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening").finish_non_exhaustive()
+    }
+}
+
+/// A handshake that failed at its first message.
+#[derive(Debug)]
+struct Refused {
+    alert: Option<AcceptedAlert>,
+}
+
+impl Refused {
+    fn send(&mut self, ciphertext: &mut Vec<u8>) {
+        let Some(mut alert) = self.alert.take() else { return };
+        alert.write_all(ciphertext).expect("a Vec takes everything");
+    }
+}
+
+/// How far the two directions of a session are.
+#[derive(Debug, Default)]
+struct Flow {
+    receiving: Receiving,
+    sending: Sending,
+}
+
+#[derive(Debug, Default)]
+enum Receiving {
+    #[default]
+    Open,
+    /// The peer sent close_notify.
+    Closed,
+    /// Boxed, so that the many sessions that do not fail stay small.
+    Failed(Box<TlsFailure>),
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Sending {
+    #[default]
+    Open,
+    /// We sent close_notify, or it follows the ServerHello.
+    Closed,
+}
+
+impl Flow {
+    fn check(&self) -> Result<(), TlsFailure> {
+        match &self.receiving {
+            Receiving::Failed(failure) => Err((**failure).clone()),
+            Receiving::Open | Receiving::Closed => Ok(()),
+        }
+    }
+
+    fn cannot_send(&self) -> bool {
+        self.sending == Sending::Closed || matches!(self.receiving, Receiving::Failed(_))
+    }
+
+    fn peer_closed(&self) -> bool {
+        matches!(self.receiving, Receiving::Closed)
+    }
+
+    fn close(&mut self) {
+        self.sending = Sending::Closed;
+    }
+
+    fn fail(&mut self, error: Error) -> TlsFailure {
+        let failure = TlsFailure::new(error);
+        self.receiving = Receiving::Failed(Box::new(failure.clone()));
+        failure
+    }
+
+    /// Takes from `rest` until there is plaintext to be read. So no more than one read's worth of plaintext is ever held.
+    fn receive<Data>(&mut self, connection: &mut ConnectionCommon<Data>, rest: &mut &[u8]) -> Result<(), TlsFailure> {
+        while !rest.is_empty() && plaintext(connection).is_empty() {
+            match connection.read_tls(rest) {
+                // Closed: what follows close_notify is nobody's.
+                Ok(0) => *rest = &[],
+                Ok(_) => self.process(connection)?,
+                Err(_) => return Err(self.fail(message_too_large())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Works through what the connection has taken.
+    fn process<Data>(&mut self, connection: &mut ConnectionCommon<Data>) -> Result<(), TlsFailure> {
+        match connection.process_new_packets() {
+            Ok(state) if state.peer_has_closed() => self.receiving = Receiving::Closed,
+            Ok(_) => {}
+            Err(error) => return Err(self.fail(error)),
+        }
+        Ok(())
+    }
+}
+
+fn plaintext<Data>(connection: &mut ConnectionCommon<Data>) -> &[u8] {
+    // An error only says that there is nothing now or nothing more to come.
+    connection.reader().into_first_chunk().unwrap_or_default()
+}
+
+fn write<Data>(connection: &mut ConnectionCommon<Data>, plaintext: &[u8]) -> usize {
+    // An error is the session's failure, after which nothing is sent.
+    connection.writer().write(plaintext).unwrap_or(plaintext.len())
+}
+
+fn send<Data>(connection: &mut ConnectionCommon<Data>, ciphertext: &mut Vec<u8>) {
+    while connection.wants_write() {
+        connection.write_tls(ciphertext).expect("a Vec takes everything");
+    }
+}
+
+fn rest<Data>(connection: &mut ConnectionCommon<Data>) {
+    if plaintext(connection).is_empty() {
+        // The library looks at the size of its buffer before it asks for bytes; that there are none is no error.
+        let _ = connection.read_tls(&mut NothingYet);
+    }
+}
+
+/// A reader that has no bytes now.
+struct NothingYet;
+
+impl Read for NothingYet {
+    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+fn facts<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
+    if connection.is_handshaking() {
+        return None;
+    }
+    let version = match connection.protocol_version()? {
+        ProtocolVersion::TLSv1_3 => Version::Tls13,
+        _ => Version::Tls12,
+    };
+    Some(Facts {
+        version,
+        cipher_suite: cipher_suite_name(connection.negotiated_cipher_suite()?.suite()),
+        resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        server_name,
+    })
+}
+
+/// The name in IANA's registry of TLS cipher suites; the library spells those of TLS 1.3 differently.
+fn cipher_suite_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        suite => suite.as_str().unwrap_or("unknown"),
+    }
+}
+
+fn kind(error: &Error) -> FailureKind {
+    match error {
+        Error::InvalidMessage(_) => FailureKind::Malformed,
+        Error::AlertReceived(_) => FailureKind::PeerAlert,
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => FailureKind::Incompatible,
+        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => FailureKind::Certificate,
+        Error::PeerMisbehaved(_)
+        | Error::DecryptError
+        | Error::PeerSentOversizedRecord
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. } => FailureKind::Violation,
+        _ => FailureKind::Fault,
+    }
+}
+
+/// The library has room for 64 KiB of a handshake message; a larger one ends the session.
+fn message_too_large() -> Error {
+    rustls::InvalidMessage::HandshakePayloadTooLarge.into()
+}
