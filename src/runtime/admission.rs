@@ -1,0 +1,94 @@
+//! How many connections one address has open, over all shards, without a lock.
+//!
+//! Addresses are hashed into a fixed number of counters. Two that meet in one counter share its bound: with a keyed hash
+//! nobody can choose whom to meet, and a bound that is far above what one address needs is not missed. It decides
+//! nothing else.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Open connections by address; one for the process.
+#[derive(Debug)]
+pub(super) struct AddressCounts {
+    counters: Box<[AtomicU32]>,
+    hasher: RandomState,
+    /// Most connections of one address; 0 for no bound.
+    connections_max: u32,
+}
+
+/// One connection that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Counted {
+    counts: Arc<AddressCounts>,
+    slot: usize,
+}
+
+/// 256 KiB in all: with 10,000 clients at once one in seven shares its counter with another.
+const COUNTERS: usize = 65_536;
+
+impl AddressCounts {
+    pub(super) fn new(connections_max: u32) -> Self {
+        let counters = (0..COUNTERS).map(|_| AtomicU32::new(0)).collect();
+        Self { counters, hasher: RandomState::new(), connections_max }
+    }
+
+    /// Counts one more, unless that would be too many.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
+        let slot = self.slot(address);
+        let before = self.counters[slot].fetch_add(1, Ordering::Relaxed);
+        let counted = Counted { counts: Arc::clone(self), slot };
+        let fits = self.connections_max == 0 || before < self.connections_max;
+        fits.then_some(counted)
+    }
+
+    /// An IPv6 client has at least a /64 to itself.
+    fn slot(&self, address: IpAddr) -> usize {
+        let network = match address.to_canonical() {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        };
+        (self.hasher.hash_one((network, address.is_ipv6())) as usize) % COUNTERS
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.counts.counters[self.slot].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::AddressCounts;
+
+    #[test]
+    fn an_address_is_refused_over_its_bound_and_welcome_again_after() {
+        let counts = Arc::new(AddressCounts::new(2));
+        let address = "192.0.2.1".parse().unwrap();
+        let first = counts.enter(address).unwrap();
+        let _second = counts.enter(address).unwrap();
+        assert!(counts.enter(address).is_none());
+        assert!(counts.enter("192.0.2.2".parse().unwrap()).is_some(), "others are not concerned");
+        drop(first);
+        assert!(counts.enter(address).is_some());
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address() {
+        let counts = Arc::new(AddressCounts::new(1));
+        let _first = counts.enter("2001:db8::1".parse().unwrap()).unwrap();
+        assert!(counts.enter("2001:db8::2".parse().unwrap()).is_none());
+        assert!(counts.enter("2001:db8:0:1::1".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn without_a_bound_everybody_is_welcome() {
+        let counts = Arc::new(AddressCounts::new(0));
+        let open: Vec<_> = (0..100).map(|_| counts.enter("::1".parse().unwrap())).collect();
+        assert!(open.iter().all(Option::is_some));
+    }
+}
