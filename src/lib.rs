@@ -7,6 +7,8 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod exit;
 pub mod limits;
+#[cfg(feature = "server")]
+pub mod observe;
 pub mod proto;
 #[cfg(feature = "server")]
 pub mod runtime;
