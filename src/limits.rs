@@ -212,3 +212,27 @@ pub const TLS_EXPIRY_NOTICE: Duration = Duration::from_secs(14 * 86_400);
 /// Largest certificate or key file in bytes: a chain of ten certificates has under 32 KiB, the bundle of a platform's
 /// roots about 256 KiB.
 pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 4 << 20;
+
+// ── What operators see ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest value of one field of a log line in bytes: the longest path fits, and what fills disks does not.
+pub const LOG_VALUE_BYTES_MAX: usize = 512;
+
+/// Log lines are written together until they reach this many bytes: one system call then serves many of them.
+pub const LOG_BATCH_BYTES_MAX: usize = 65_536;
+
+/// How long the last log lines may take when the service stops: whatever reads them may itself be stuck.
+pub const LOG_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest HTTP request to the server of metrics in bytes: Prometheus sends under 500.
+pub const METRICS_REQUEST_BYTES_MAX: usize = 8_192;
+
+/// Most header fields of such a request: Prometheus sends under 10.
+pub const METRICS_HEADERS_MAX: usize = 64;
+
+/// How long one such request may take to arrive, and its answer to leave; the next one waits for it, so that there is
+/// never more than one.
+pub const METRICS_EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the server of metrics waits after the system refused to hand over a connection.
+pub const METRICS_ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,10 +1,31 @@
-//! The only code that knows sockets, files, clocks and threads. It must not take a protocol decision.
+//! The only part that knows glommio, sockets, files, clocks, threads and signals.
+//!
+//! It carries out what the other parts decide and takes no decision of the protocol itself. [`serve`] is the way in: it
+//! opens what the server needs, starts one shard per core, and stays to reload and to stop.
+//!
+//! | thread | what it does |
+//! |---|---|
+//! | one per shard, pinned | accepts, receives, sends; runs every conversation; never waits for a disk or a hash |
+//! | `onetrip-password` | hashes passwords |
+//! | `onetrip-delivery` | writes and syncs files |
+//! | `onetrip-log` | writes log lines |
+//! | `onetrip-metrics` | answers whoever asks for metrics |
+//! | the first one | waits for signals, notices changed files, ticks once a second |
 
+mod accept;
+mod admission;
+pub mod certificates;
+mod clock;
+mod connection;
+mod connections;
+mod listeners;
+pub mod log_writer;
+pub mod metrics_server;
 pub mod passwords;
+mod report;
+mod serve;
+mod shard;
 pub mod user_command;
 pub mod users_file;
-//! The code that knows glommio, sockets, files, clocks and threads.
-//!
-//! Must not take protocol decisions.
 
-pub mod certificates;
+pub use serve::{ServeError, serve};

@@ -28,11 +28,11 @@ pub enum Version {
 }
 
 impl Version {
-    /// How the version is written in `Received` fields and logs: `TLS1.2` or `TLS1.3`.
+    /// How the version is written in `Received` fields and logs: `TLSv1.2` or `TLSv1.3`.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Tls12 => "TLS1.2",
-            Self::Tls13 => "TLS1.3",
+            Self::Tls12 => "TLSv1.2",
+            Self::Tls13 => "TLSv1.3",
         }
     }
 }

@@ -1,0 +1,139 @@
+//! Listening sockets: one per shard and address, all of an address on one port through SO_REUSEPORT, so that the kernel
+//! spreads connections over the shards and no shard ever waits for another.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::proto::server::Opening;
+
+/// An address to serve, and how connections to it begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    pub(super) opening: Opening,
+}
+
+/// A listening socket that belongs to one shard.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: Socket,
+    pub(super) endpoint: Endpoint,
+}
+
+/// What all listeners have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListenerSettings {
+    /// Connections that may wait to be accepted, per socket.
+    pub(super) backlog: u32,
+    /// Clients that may wait with data in their SYN (RFC 7413); 0 for none.
+    pub(super) fast_open: u32,
+}
+
+/// Opens one listener per shard. The port 0 becomes the same free port for all of them; the address in what is returned has
+/// it.
+pub(super) fn listen(endpoint: Endpoint, shards: usize, settings: ListenerSettings) -> io::Result<Vec<Listener>> {
+    refuse_if_taken(endpoint.address)?;
+    let first = open(endpoint.address, settings)?;
+    let endpoint = Endpoint { address: local_address(&first)?, ..endpoint };
+    let mut listeners = vec![Listener { socket: first, endpoint }];
+    while listeners.len() < shards {
+        listeners.push(Listener { socket: open(endpoint.address, settings)?, endpoint });
+    }
+    Ok(listeners)
+}
+
+/// With SO_REUSEPORT alone a second server would quietly take half of the first one's connections.
+fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let probe = bound(address, Sharing::Alone)?;
+    probe.listen(1)
+}
+
+fn open(address: SocketAddr, settings: ListenerSettings) -> io::Result<Socket> {
+    let socket = bound(address, Sharing::AmongShards)?;
+    // Inherited by accepted connections: replies leave at once (a reply is one send, so Nagle could only delay it).
+    socket.set_tcp_nodelay(true)?;
+    if settings.fast_open > 0 {
+        set_fast_open(&socket, settings.fast_open)?;
+    }
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    AmongShards,
+}
+
+fn bound(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if sharing == Sharing::AmongShards {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        // An address stands for itself: whoever wants IPv4 too names an IPv4 address.
+        socket.set_only_v6(address.ip() == Ipv6Addr::UNSPECIFIED)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("a listener without an IP address"))
+}
+
+fn set_fast_open(socket: &Socket, queue: u32) -> io::Result<()> {
+    let queue = libc::c_int::try_from(queue).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the pointer and the length are those of `queue`, which lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const queue).cast(),
+            libc::socklen_t::try_from(size_of_val(&queue)).unwrap_or_default(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
+
+    use super::{Endpoint, ListenerSettings, listen};
+    use crate::proto::server::Opening;
+
+    const SETTINGS: ListenerSettings = ListenerSettings { backlog: 8, fast_open: 8 };
+
+    fn endpoint(address: &str) -> Endpoint {
+        Endpoint { address: address.parse().unwrap(), opening: Opening::Clear }
+    }
+
+    #[test]
+    fn all_shards_share_one_free_port() {
+        let listeners = listen(endpoint("127.0.0.1:0"), 3, SETTINGS).unwrap();
+        let ports: Vec<u16> = listeners.iter().map(|listener| listener.endpoint.address.port()).collect();
+        assert_eq!(ports.len(), 3);
+        assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]));
+        assert!(listeners.iter().all(|listener| listener.socket.tcp_nodelay().unwrap()));
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_even_if_its_owner_would_share() {
+        let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = foreign.local_addr().unwrap().to_string();
+        assert_eq!(listen(endpoint(&taken), 1, SETTINGS).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let ours = listen(endpoint("127.0.0.1:0"), 1, SETTINGS).unwrap();
+        let taken = ours[0].endpoint.address.to_string();
+        assert_eq!(listen(endpoint(&taken), 1, SETTINGS).unwrap_err().kind(), ErrorKind::AddrInUse);
+    }
+}
