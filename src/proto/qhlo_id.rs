@@ -60,7 +60,7 @@ pub struct Subject<'a> {
 }
 
 /// Makes and checks ids.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct QhloIds {
     current: hmac::Key,
     previous: Option<hmac::Key>,

@@ -34,6 +34,13 @@ pub struct Output {
     plain: Vec<u8>,
 }
 
+impl Output {
+    /// An output with room for the replies and the handshake of an ordinary flight.
+    pub fn with_room() -> Self {
+        Self { wire: Vec::with_capacity(KEPT_BUFFER_BYTES_MAX), plain: Vec::new() }
+    }
+}
+
 /// What to do next.
 #[derive(Debug)]
 pub enum Step {

@@ -44,8 +44,8 @@ use super::reply::{self, Reply};
 use crate::limits::{AUTH_LINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX, HOPS_MAX, KEPT_BUFFER_BYTES_MAX};
 use crate::time::Now;
 
-/// What all conversations of a listener have in common. Made once, shared by all shards.
-#[derive(Debug)]
+/// What all conversations of a listener have in common. Made once; each shard has its copy.
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The server's name in greetings and trace fields.
     pub hostname: String,
@@ -63,6 +63,18 @@ pub struct Settings {
     pub bare_newline: BareNewline,
     /// What the trace header tells of the client.
     pub client_in_trace: ClientInTrace,
+    /// May users name only the senders that are theirs?
+    pub sender_check: SenderCheck,
+}
+
+/// Is a user held to the senders that the users file allows (RFC 6409 §6.1)?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SenderCheck {
+    /// Any sender may be named.
+    #[default]
+    Off,
+    /// Only the user's own.
+    Enforced,
 }
 
 /// Does `Received` name the client and its address?

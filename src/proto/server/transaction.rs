@@ -7,7 +7,7 @@ use std::mem;
 
 use super::framing::Framing;
 use super::state::{Authorized, Chunking, Receiving, Source, State};
-use super::{Action, ClientInTrace, HOPS_MAX, KEPT_BUFFER_BYTES_MAX, Outcome, Server, Stopping, say};
+use super::{Action, ClientInTrace, HOPS_MAX, KEPT_BUFFER_BYTES_MAX, Outcome, SenderCheck, Server, Stopping, say};
 use crate::limits::REFUSED_CHUNK_BYTES_MAX;
 use crate::proto::body::{BareNewline, Sink, TextReader};
 use crate::proto::command::{Body, Mail, Rcpt};
@@ -52,7 +52,10 @@ impl Server {
     }
 
     fn refusal_of_sender(&self, mail: &Mail<'_>) -> Option<Reply> {
-        let may_use = |address| self.member.as_ref().is_some_and(|member| member.senders.allow(address));
+        let may_use = |address| match self.settings.sender_check {
+            SenderCheck::Off => true,
+            SenderCheck::Enforced => self.member.as_ref().is_some_and(|member| member.senders.allow(address)),
+        };
         match mail {
             _ if mail.path.needs_smtputf8() && !mail.smtputf8 => Some(reply::UTF8_ADDRESS),
             _ if mail.size.is_some_and(|size| size > self.settings.bounds.message_bytes_max) => {

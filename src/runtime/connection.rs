@@ -1,0 +1,432 @@
+//! The loop of one connection.
+//!
+//! Receive into the shard's one buffer, hand the bytes on, do what is asked, send once. What is decided here: nothing but the
+//! order of system calls.
+//!
+//! * A receive that finds bytes costs one system call; only one that finds none waits for the reactor.
+//! * While a connection waits for its client it holds no buffer of its own.
+//! * Whatever ends a wait early (a deadline, a drain) does it by shutting the socket down: see [`super::connections`].
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_lite::{AsyncRead, AsyncWrite, future};
+use glommio::net::TcpStream;
+use glommio::timer::Timer;
+use socket2::SockRef;
+
+use super::admission::Counted;
+use super::connections::{Activity, Interrupt, Registration};
+use super::report::{self, Identity, Traffic};
+use super::shard::Shard;
+use crate::limits;
+use crate::observe::event::{AuthFailed, AuthPutOff, DeliveryFault, MessageRefused};
+use crate::observe::label::AuthOutcome;
+use crate::observe::metrics::OpenConnection;
+use crate::proto::credential::{Credential, Verdict};
+use crate::proto::message::Message;
+use crate::proto::server::{Early, Opening, Outcome};
+use crate::wire::{Connection, Output, Step};
+
+/// One connection with its socket.
+pub(super) struct Conversation {
+    shard: Rc<Shard>,
+    connection: Connection,
+    /// Dropped before the stream, as the table of connections demands.
+    registration: Registration,
+    stream: TcpStream,
+    identity: Identity,
+    output: Output,
+    traffic: Traffic,
+    /// What is already reported.
+    reported: Reported,
+    /// When it began, on the monotonic clock.
+    began: Duration,
+    _counted: Counted,
+    _open: OpenConnection,
+}
+
+/// What has been counted already, so that it is counted once.
+#[derive(Default)]
+struct Reported {
+    handshake: bool,
+    first_mail: bool,
+    refusals: u32,
+}
+
+/// The client is gone, or its connection is.
+struct Gone;
+
+impl Conversation {
+    pub(super) fn new(
+        shard: Rc<Shard>,
+        connection: Connection,
+        stream: TcpStream,
+        identity: Identity,
+        counted: Counted,
+    ) -> Self {
+        Self {
+            registration: shard.connections.register(stream.as_raw_fd()),
+            output: shard.take_output(),
+            began: shard.clock.now().monotonic,
+            _open: shard.metrics.open_connection(),
+            _counted: counted,
+            traffic: Traffic::default(),
+            reported: Reported::default(),
+            shard,
+            connection,
+            stream,
+            identity,
+        }
+    }
+
+    /// Serves the client until one side has had enough.
+    pub(super) async fn run(mut self) {
+        if self.converse().await.is_ok() {
+            self.see_off().await;
+        }
+        self.report_end();
+        self.shard.return_output(std::mem::take(&mut self.output));
+    }
+
+    async fn converse(&mut self) -> Result<(), Gone> {
+        self.open().await?;
+        loop {
+            match self.connection.poll_step(&mut self.output) {
+                Step::Receive => {
+                    self.send().await?;
+                    self.receive().await?;
+                }
+                Step::Verify(credential) => self.verify(credential).await,
+                Step::Store(message) => self.store(message).await,
+                Step::Close => return self.send().await,
+            }
+        }
+    }
+
+    // ── The beginning ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Greets the client. Bytes that are there already are answered in the same send (draft, Appendix A).
+    async fn open(&mut self) -> Result<(), Gone> {
+        let pause = self.shard.greet_pause();
+        if self.identity.opening == Opening::Clear && !pause.is_zero() {
+            return self.open_after(pause).await;
+        }
+        let early = self.receive_at_once()?;
+        self.connection.handle_early(&early);
+        self.connection.greet(&mut self.output);
+        self.take_input(&early);
+        Ok(())
+    }
+
+    /// What the kernel has received so far. Speculative: the stream's own first read would wait for the reactor even when
+    /// bytes are there.
+    fn receive_at_once(&mut self) -> Result<Vec<u8>, Gone> {
+        let mut buffer = [MaybeUninit::uninit(); EARLY_BYTES];
+        // SAFETY: the stream owns the descriptor and outlives this borrow.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
+        match SockRef::from(&descriptor).recv_with_flags(&mut buffer, libc::MSG_DONTWAIT) {
+            Ok(0) => Err(Gone),
+            Ok(bytes) => {
+                let received = &buffer[..bytes];
+                // SAFETY: the kernel has written the first `bytes` bytes of the buffer.
+                let received = unsafe { &*(std::ptr::from_ref(received) as *const [u8]) };
+                self.note_received(received.len());
+                Ok(received.to_vec())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+            Err(_) => Err(Gone),
+        }
+    }
+
+    /// Makes the client wait for its greeting, and looks at what it says meanwhile (draft §12).
+    async fn open_after(&mut self, pause: Duration) -> Result<(), Gone> {
+        let mut early = self.receive_at_once()?;
+        let end = self.shard.clock.now().monotonic + pause;
+        loop {
+            match self.connection.judge_early(&early) {
+                Early::Greet => break,
+                Early::Refuse if !early.is_empty() => {
+                    self.connection.refuse_early(&mut self.output);
+                    return Ok(());
+                }
+                Early::Refuse | Early::Wait => {}
+            }
+            let left = end.saturating_sub(self.shard.clock.now().monotonic);
+            if left.is_zero() || early.len() >= limits::COMMAND_LINE_BYTES_MAX {
+                break;
+            }
+            self.registration.wait(Activity::Idle, None);
+            let (shard, stream) = (&self.shard, &mut self.stream);
+            let received = future::or(async { Some(receive_into(shard, stream, &mut early).await) }, async {
+                Timer::new(left).await;
+                None
+            });
+            match received.await {
+                None => break,
+                Some(Ok(bytes)) => self.note_received(bytes),
+                Some(Err(Gone)) => return self.interrupted(),
+            }
+        }
+        self.connection.greet(&mut self.output);
+        self.take_input(&early);
+        Ok(())
+    }
+
+    // ── Bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn take_input(&mut self, input: &[u8]) {
+        if !input.is_empty() {
+            self.connection.handle_input(self.shard.clock.now(), input, &mut self.output);
+            self.note_progress();
+        }
+    }
+
+    /// Waits for the client and takes what it says. Nothing is left in the output.
+    async fn receive(&mut self) -> Result<(), Gone> {
+        if self.shard.is_draining() {
+            self.connection.handle_drain(&mut self.output);
+            if self.connection.server().outcome().is_some() {
+                return Ok(());
+            }
+        }
+        let activity =
+            if self.connection.server().is_in_transaction() { Activity::Receiving } else { Activity::Idle };
+        self.registration.wait(activity, self.connection.poll_timeout());
+        let received = poll_fn(|context| self.poll_receive(context)).await;
+        self.registration.wait(Activity::Elsewhere, None);
+        match received {
+            Ok(0) | Err(_) => self.interrupted(),
+            Ok(bytes) => {
+                self.note_received(bytes);
+                self.note_progress();
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let shard = Rc::clone(&self.shard);
+        let mut buffer = shard.receive_buffer.borrow_mut();
+        let Poll::Ready(received) = Pin::new(&mut self.stream).poll_read(context, &mut buffer) else {
+            self.fall_idle();
+            return Poll::Pending;
+        };
+        let bytes = received?;
+        if bytes > 0 {
+            self.wake_up();
+            self.connection.handle_input(shard.clock.now(), &buffer[..bytes], &mut self.output);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// Gives back what is not needed while the client is silent.
+    fn fall_idle(&mut self) {
+        self.connection.rest();
+        if self.output.wire.capacity() > 0 {
+            self.shard.return_output(std::mem::take(&mut self.output));
+        }
+    }
+
+    fn wake_up(&mut self) {
+        if self.output.wire.capacity() == 0 {
+            self.output = self.shard.take_output();
+        }
+    }
+
+    /// Sends everything that has gathered.
+    async fn send(&mut self) -> Result<(), Gone> {
+        if self.output.wire.is_empty() {
+            return Ok(());
+        }
+        let timeout = self.shard.clock.now().monotonic + self.shard.idle_timeout();
+        self.registration.wait(Activity::Sending, Some(timeout));
+        let mut sent = 0;
+        let result = poll_fn(|context| {
+            while sent < self.output.wire.len() {
+                let bytes = ready!(Pin::new(&mut self.stream).poll_write(context, &self.output.wire[sent..]))?;
+                if bytes == 0 {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero)));
+                }
+                self.traffic.flights_out += 1;
+                sent += bytes;
+            }
+            Poll::Ready(Ok(()))
+        });
+        let result = result.await;
+        self.traffic.bytes_out += sent as u64;
+        self.output.wire.clear();
+        self.registration.wait(Activity::Elsewhere, None);
+        result.map_err(|_: io::Error| Gone)
+    }
+
+    /// A wait has ended without bytes: because the client is gone, or because we ended it.
+    fn interrupted(&mut self) -> Result<(), Gone> {
+        self.wake_up();
+        match self.registration.interrupted() {
+            Some(Interrupt::TimedOut) => self.connection.handle_timeout(&mut self.output),
+            Some(Interrupt::Drained) => self.connection.handle_drain(&mut self.output),
+            None => return Err(Gone),
+        }
+        if self.connection.server().outcome().is_some() { Ok(()) } else { Err(Gone) }
+    }
+
+    /// The last words are sent. Unless the client said QUIT it may still be talking, and a socket closed with unread bytes
+    /// resets the connection, which can destroy the last words on their way: so we wait a moment for its end.
+    async fn see_off(&mut self) {
+        if self.connection.server().outcome() == Some(Outcome::Quit) {
+            return;
+        }
+        // SAFETY: the stream owns the descriptor and outlives this borrow.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
+        if SockRef::from(&descriptor).shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let shard = Rc::clone(&self.shard);
+        let stream = &mut self.stream;
+        let drain = async {
+            let mut dropped = 0;
+            while dropped < SEE_OFF_BYTES_MAX {
+                match poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut shard.receive_buffer.borrow_mut())).await {
+                    Ok(bytes) if bytes > 0 => dropped += bytes,
+                    _ => break,
+                }
+            }
+        };
+        future::or(drain, async {
+            Timer::new(SEE_OFF_TIME_MAX).await;
+        })
+        .await;
+    }
+
+    // ── What is done elsewhere ──────────────────────────────────────────────────────────────────────────────────────
+
+    async fn verify(&mut self, credential: Credential) {
+        let start = self.shard.clock.now();
+        let verdict = match self.shard.passwords.recall(start, &credential) {
+            Some(member) => {
+                self.shard.metrics.auths.count(AuthOutcome::Remembered);
+                Verdict::Accepted(member)
+            }
+            None => self.judge(start, credential).await,
+        };
+        let now = self.shard.clock.now();
+        self.shard.metrics.auth_seconds.observe(now.monotonic.saturating_sub(start.monotonic));
+        if let Verdict::Denied { delay } = verdict {
+            Timer::new(delay).await;
+        }
+        self.connection.handle_verdict(self.shard.clock.now(), verdict, &mut self.output);
+        self.note_progress();
+    }
+
+    async fn judge(&mut self, now: crate::time::Now, credential: Credential) -> Verdict {
+        let user = std::sync::Arc::from(credential.user.as_str());
+        let verdict = self.shard.passwords.judge(now, self.identity.client.ip(), credential).await;
+        let Identity { connection, client, .. } = self.identity;
+        match &verdict {
+            Verdict::Accepted(_) => self.shard.metrics.auths.count(AuthOutcome::Accepted),
+            Verdict::Denied { .. } => {
+                self.shard.report(AuthFailed { connection, client, user, reason: "wrong user or password".into() });
+            }
+            Verdict::Unavailable => {
+                let reason = "too many failures before, or too many logins at once".into();
+                self.shard.report(AuthPutOff { connection, client, user, reason });
+            }
+        }
+        verdict
+    }
+
+    async fn store(&mut self, message: Box<Message>) {
+        let start = self.shard.clock.now();
+        let delivered = self.shard.delivery.deliver(message).await;
+        let now = self.shard.clock.now();
+        if let Some(reason) = delivered.fault {
+            let message = delivered.message.id.as_str().into();
+            self.shard.report(DeliveryFault { message, recipient: None, reason: reason.into() });
+        }
+        if delivered.result.is_ok() {
+            let took = now.monotonic.saturating_sub(start.monotonic);
+            self.shard.report(report::message_stored(self.identity.connection, &delivered.message, took));
+        }
+        self.connection.handle_stored(now, delivered.result, Some(delivered.message), &mut self.output);
+        self.note_progress();
+    }
+
+    // ── What is told ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn note_received(&mut self, bytes: usize) {
+        self.traffic.flights_in += 1;
+        self.traffic.bytes_in += bytes as u64;
+    }
+
+    /// Reports what happened since the last time.
+    fn note_progress(&mut self) {
+        let server = self.connection.server();
+        if let (false, Some(time), Some(facts)) = (self.reported.handshake, self.connection.handshake_took(), server.tls()) {
+            self.reported.handshake = true;
+            self.shard.metrics.tls_handshakes.count(report::handshake(facts));
+            self.shard.metrics.tls_handshake_seconds.observe(time);
+        }
+        if !self.reported.first_mail && server.is_in_transaction() {
+            self.reported.first_mail = true;
+            let since = self.shard.clock.now().monotonic.saturating_sub(self.began);
+            self.shard.metrics.first_mail_seconds.observe(since);
+        }
+        self.report_refusals();
+    }
+
+    fn report_refusals(&mut self) {
+        let server = self.connection.server();
+        let tally = server.tally();
+        let refusals = tally.refused_for_now + tally.refused_for_good;
+        let Some(reply) = tally.last_refusal.filter(|_| refusals > self.reported.refusals) else {
+            return;
+        };
+        self.reported.refusals = refusals;
+        let user = report::user(server);
+        self.shard.report(MessageRefused {
+            connection: self.identity.connection,
+            user,
+            sender: None,
+            reply_code: reply.code(),
+            reason: reply.text().into(),
+        });
+    }
+
+    fn report_end(&mut self) {
+        self.report_refusals();
+        report::count(&self.connection, &self.shard.metrics);
+        let duration = self.shard.clock.now().monotonic.saturating_sub(self.began);
+        self.shard.report(report::connection_ended(&self.identity, &self.connection, &self.traffic, duration));
+    }
+}
+
+/// Appends what arrives next.
+async fn receive_into(shard: &Shard, stream: &mut TcpStream, early: &mut Vec<u8>) -> Result<usize, Gone> {
+    let received = poll_fn(|context| {
+        let mut buffer = shard.receive_buffer.borrow_mut();
+        let bytes = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+        early.extend_from_slice(&buffer[..bytes]);
+        Poll::Ready(Ok::<_, io::Error>(bytes))
+    });
+    match received.await {
+        Ok(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(Gone),
+    }
+}
+
+/// Bytes looked for before the greeting: a first flight with a ClientHello and early data fits.
+const EARLY_BYTES: usize = 4_096;
+
+/// How long a client may take to notice that we have hung up.
+const SEE_OFF_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How much a client may still be saying then.
+const SEE_OFF_BYTES_MAX: usize = 1 << 20;

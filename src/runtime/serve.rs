@@ -1,0 +1,575 @@
+//! `onetrip serve`: from a configuration to running shards, and back.
+//!
+//! Everything that can be wrong is found before the first client is accepted; then one line says what and how to mend it, and
+//! nothing is left behind. While the shards work, the first thread waits for signals, looks once a second whether files have
+//! changed, and in the end stops everything in the order in which nothing is lost.
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::admission::AddressCounts;
+use super::certificates::{CertificateFiles, CertificateLoader, CertificateWarning};
+use super::clock::Clock;
+use super::delivery::{Delivery, DeliverySettings};
+use super::listeners::{Endpoint, Listener, ListenerSettings, listen};
+use super::log_writer::{Log, LogWriter};
+use super::metrics_server::{Health, MetricsServer};
+use super::passwords::{PasswordSettings, Passwords};
+use super::qhlo_secrets::QhloSecrets;
+use super::report::listener_kind;
+use super::shard::{self, Order, ShardParts, ShardThread, try_executor};
+use super::state_directory::StateDirectory;
+use super::users_file::{Reload, UsersFile};
+use crate::auth::throttle::ThrottleSettings;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::limits;
+use crate::observe::event::{
+    CertificateReloadFailed, CertificateReloaded, Draining, Event, Listening, Ready, Stopped, UsersReloadFailed,
+    UsersReloaded, Warning,
+};
+use crate::observe::metrics::Metrics;
+use crate::proto::extension::{Listing, Offer};
+use crate::proto::qhlo_id::Point;
+use crate::proto::server::{Bounds, ClientInTrace, Opening, SenderCheck, Settings, Timeouts};
+use crate::relay::SyncPolicy;
+use crate::time::Now;
+use crate::tls::config::ServerSettings;
+use crate::tls::store::{SessionStore, ShardedStore};
+
+/// Why the server does not run: what went wrong, what to do about it, and the exit code. Prints on one line.
+#[derive(Debug)]
+pub struct ServeError {
+    text: String,
+    exit: Exit,
+}
+
+impl ServeError {
+    fn new(exit: Exit, problem: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self { text: format!("{problem}: {remedy}"), exit }
+    }
+
+    /// For errors that name their own remedy.
+    fn of(exit: Exit, error: impl fmt::Display) -> Self {
+        Self { text: error.to_string(), exit }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Serves until a signal says stop.
+///
+/// # Errors
+///
+/// Whatever keeps the server from starting, or a shard that broke.
+pub fn serve(config: Config) -> Result<(), ServeError> {
+    let clock = Clock::start();
+    let directory = StateDirectory::open(&config.state_dir).map_err(|error| ServeError::of(error.exit(), error))?;
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), shard_count(&config)));
+    let (log, writer) = LogWriter::start(config.log_format, config.log_level, Arc::clone(&metrics))
+        .map_err(|error| no_thread(&error))?;
+    let result = Service::open(config, clock, &directory, metrics, log).and_then(Service::run);
+    // Whatever was logged must be on the terminal before the reason for the end is.
+    let _ = writer.stop();
+    result
+}
+
+/// All that is open while the server runs.
+struct Service {
+    config: Config,
+    clock: Clock,
+    log: Log,
+    metrics: Arc<Metrics>,
+    health: Health,
+    metrics_server: Option<MetricsServer>,
+    settings: Arc<ArcSwap<Settings>>,
+    secrets: QhloSecrets,
+    certificates: CertificateLoader,
+    sessions: Arc<dyn SessionStore>,
+    users: UsersFile,
+    passwords: Passwords,
+    shards: Vec<RunningShard>,
+    signals: flume::Receiver<i32>,
+}
+
+struct RunningShard {
+    orders: flume::Sender<Order>,
+    thread: ShardThread,
+}
+
+/// What can be told only when the server is about to be ready.
+struct Opened {
+    listening: Vec<Endpoint>,
+    warnings: Vec<Warning>,
+}
+
+impl Service {
+    fn open(
+        config: Config,
+        clock: Clock,
+        directory: &StateDirectory,
+        metrics: Arc<Metrics>,
+        log: Log,
+    ) -> Result<Self, ServeError> {
+        let now = clock.now();
+        let mut warnings = Vec::new();
+        let signals = listen_to_signals()?;
+        try_executor().map_err(|error| no_executor(&error))?;
+        let connections_max = make_room_for_descriptors(&config, &mut warnings);
+        let certificates = open_certificates(&config, directory.path(), now, &mut warnings)?;
+        let (secrets, damage) = QhloSecrets::open(directory.path(), config.qhlo_rotation, now)
+            .map_err(|error| ServeError::of(Exit::Io, error))?;
+        warnings.extend(damage.map(|damage| {
+            warning("qhlo-secrets", format!("{damage}"), "returning clients fall back by one round trip, once")
+        }));
+        let settings = Arc::new(ArcSwap::from_pointee(protocol_settings(&config, &secrets)));
+        let password_settings = password_settings(&config);
+        let passwords = Passwords::start(&password_settings).map_err(|error| no_thread(&error))?;
+        let mut users = UsersFile::new(config.users.clone());
+        let loaded = users.reload_if_changed(&passwords).map_err(|error| ServeError::of(Exit::Data, error))?;
+        let sessions: Arc<dyn SessionStore> =
+            Arc::new(ShardedStore::new(config.tls_sessions, limits::TLS_SESSION_LIFETIME));
+        let health = Health::default();
+        let metrics_server = config
+            .metrics
+            .map(|address| MetricsServer::start(address, Arc::clone(&metrics), health.clone()))
+            .transpose()
+            .map_err(|error| ServeError::of(Exit::Unavailable, error))?;
+        let (listening, listeners) = open_listeners(&config)?;
+        if config.sync == SyncPolicy::None {
+            warnings.push(warning(
+                "--sync none",
+                "a crash of this machine can lose messages that were acknowledged".to_owned(),
+                "use --sync commit for mail that matters",
+            ));
+        }
+
+        let mut service = Self {
+            config,
+            clock,
+            log,
+            metrics,
+            health,
+            metrics_server,
+            settings,
+            secrets,
+            certificates,
+            sessions,
+            users,
+            passwords,
+            shards: Vec::new(),
+            signals,
+        };
+        service.start_shards(listeners, connections_max, &password_settings)?;
+        service.announce(&Opened { listening, warnings }, loaded);
+        Ok(service)
+    }
+
+    fn start_shards(
+        &mut self,
+        listeners: Vec<Vec<Listener>>,
+        connections_max: u32,
+        passwords: &PasswordSettings,
+    ) -> Result<(), ServeError> {
+        let addresses = Arc::new(AddressCounts::new(self.config.connections_per_address_max));
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let number = u16::try_from(index).unwrap_or(u16::MAX);
+            let (orders, received) = flume::unbounded();
+            let parts = ShardParts {
+                number,
+                core: self.config.core_of_shard(index),
+                clock: self.clock,
+                listeners,
+                settings: Arc::clone(&self.settings),
+                tls: ServerSettings {
+                    certificates: self.certificates.certificates(),
+                    minimum_version: self.config.tls_min,
+                    sessions: Arc::clone(&self.sessions),
+                },
+                message_memory: self.config.message_memory,
+                connections_max,
+                greet_pause: self.config.greet_pause,
+                drain_timeout: self.config.drain_timeout,
+                addresses: Arc::clone(&addresses),
+                passwords: self.passwords.for_shard(passwords),
+                delivery: start_delivery(&self.config, number)?,
+                metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
+                log: self.log.clone(),
+                orders: received,
+            };
+            let thread = shard::start(parts).map_err(|error| no_executor(&io::Error::other(error)))?;
+            self.shards.push(RunningShard { orders, thread });
+        }
+        Ok(())
+    }
+
+    fn announce(&self, opened: &Opened, loaded: Reload) {
+        for warning in &opened.warnings {
+            self.report(warning.clone());
+        }
+        for endpoint in &opened.listening {
+            self.report(Listening { address: endpoint.address, listener: listener_kind(endpoint.opening) });
+        }
+        self.report(Ready {
+            version: env!("CARGO_PKG_VERSION").into(),
+            hostname: self.config.hostname.clone().into(),
+            shards: shard_count(&self.config),
+        });
+        if loaded == (Reload::Loaded { users: 0 }) {
+            self.report(first_steps(&self.config, &opened.listening));
+        }
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+    }
+
+    // ── While it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn run(mut self) -> Result<(), ServeError> {
+        loop {
+            match self.signals.recv_timeout(TICK) {
+                Ok(SIGHUP) => self.reload(),
+                Ok(_) => return self.stop(),
+                Err(_) => self.tick(),
+            }
+            if self.shards.iter().any(|shard| shard.thread.is_finished()) {
+                return self.stop().and(Err(ServeError::new(
+                    Exit::Software,
+                    "a shard has ended by itself",
+                    "this is a defect of onetrip; start it again, and report what the log says",
+                )));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        self.sessions.tick(now);
+        self.reload_users();
+        if self.secrets.rotate_if_due(now).unwrap_or(false) {
+            self.publish_settings();
+        }
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
+
+    fn reload(&mut self) {
+        let now = self.clock.now();
+        match self.certificates.reload(now) {
+            Ok(warnings) => {
+                for found in warnings {
+                    self.report(certificate_warning(&found));
+                }
+                let certificates = self.config.certificates().count().max(1);
+                self.report(CertificateReloaded { certificates: u32::try_from(certificates).unwrap_or(u32::MAX) });
+            }
+            Err(error) => self.report(CertificateReloadFailed { reason: error.to_string().into() }),
+        }
+        self.reload_users();
+        match self.secrets.reload(now) {
+            Ok(()) => self.publish_settings(),
+            Err(error) => {
+                self.report(warning("qhlo-secrets", error.to_string(), "the secrets read before stay in force"));
+            }
+        }
+    }
+
+    fn reload_users(&mut self) {
+        match self.users.reload_if_changed(&self.passwords) {
+            Ok(Reload::Unchanged) => {}
+            Ok(Reload::Loaded { users }) => self.report(UsersReloaded { users: users as u64 }),
+            Err(error) => self.report(UsersReloadFailed { reason: error.to_string().into() }),
+        }
+    }
+
+    fn publish_settings(&self) {
+        self.settings.store(Arc::new(protocol_settings(&self.config, &self.secrets)));
+    }
+
+    fn report(&self, event: impl Into<Event>) {
+        let event = event.into();
+        self.metrics.observe(&event);
+        self.log.event(self.clock.now(), event);
+    }
+
+    // ── The end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Drains all shards; a second signal ends them at once.
+    fn stop(self) -> Result<(), ServeError> {
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        self.health.drain();
+        self.report(Draining { connections: self.connections_open(), timeout: self.config.drain_timeout });
+        self.order(Order::Drain);
+        while !self.shards.iter().all(|shard| shard.thread.is_finished()) {
+            if matches!(self.signals.recv_timeout(STOP_LOOK), Ok(SIGTERM | SIGINT)) {
+                self.order(Order::Stop);
+            }
+        }
+        self.finish()
+    }
+
+    fn finish(mut self) -> Result<(), ServeError> {
+        let mut cut = 0;
+        let mut broken = None;
+        for shard in std::mem::take(&mut self.shards) {
+            match shard.thread.join() {
+                Ok(Ok(connections)) => cut += connections as u64,
+                Ok(Err(error)) => broken = Some(no_executor(&io::Error::other(error))),
+                Err(_) => {
+                    broken = Some(ServeError::new(Exit::Software, "a shard has panicked", "report what the log says"));
+                }
+            }
+        }
+        self.report(Stopped { connections_cut: cut, uptime: self.clock.now().monotonic });
+        if let Some(server) = self.metrics_server.take() {
+            server.stop();
+        }
+        broken.map_or(Ok(()), Err)
+    }
+
+    fn order(&self, order: Order) {
+        for shard in &self.shards {
+            // One that has ended needs no order.
+            let _ = shard.orders.send(order);
+        }
+    }
+
+    fn connections_open(&self) -> u64 {
+        (0..shard_count(&self.config))
+            .filter_map(|number| self.metrics.shard(number))
+            .map(|shard| u64::try_from(shard.connections_open.value()).unwrap_or_default())
+            .sum()
+    }
+}
+
+// ── From the configuration ──────────────────────────────────────────────────────────────────────────────────────────
+
+fn shard_count(config: &Config) -> u16 {
+    u16::try_from(config.shards).unwrap_or(u16::MAX)
+}
+
+fn protocol_settings(config: &Config, secrets: &QhloSecrets) -> Settings {
+    let offer = Offer {
+        hostname: config.hostname.clone(),
+        message_bytes_max: config.max_message_size,
+        recipients_max: config.recipients_max,
+        messages_max: config.messages_max,
+        early_ehlo: config.greet_pause.is_zero(),
+    };
+    Settings {
+        hostname: config.hostname.clone(),
+        connect: Listing::new(&offer, Point::Connect),
+        secured: Listing::new(&offer, Point::Secured),
+        qhlo_ids: secrets.ids(config.qhlo_binding),
+        bounds: Bounds {
+            message_bytes_max: config.max_message_size,
+            recipients_max: config.recipients_max,
+            messages_max: config.messages_max,
+            commands_max: config.commands_max,
+            errors_max: config.errors_max,
+            logins_failed_max: config.auth_attempts_max,
+        },
+        timeouts: Timeouts {
+            idle: config.idle_timeout,
+            login: config.login_timeout,
+            transaction: config.transaction_timeout,
+        },
+        bare_newline: config.bare_newline,
+        client_in_trace: if config.hide_client { ClientInTrace::Hidden } else { ClientInTrace::Shown },
+        sender_check: if config.enforce_sender { SenderCheck::Enforced } else { SenderCheck::Off },
+    }
+}
+
+fn password_settings(config: &Config) -> PasswordSettings {
+    PasswordSettings {
+        threads: NonZeroUsize::new(config.password_threads).unwrap_or(NonZeroUsize::MIN),
+        remember: config.auth_remember,
+        throttle: ThrottleSettings {
+            address_failures_max: config.auth_failures_max,
+            user_failures_max: config.auth_failures_max,
+            window: config.auth_failure_window,
+            first_delay: config.auth_failure_delay,
+            ..ThrottleSettings::default()
+        },
+        ..PasswordSettings::default()
+    }
+}
+
+fn start_delivery(config: &Config, shard: u16) -> Result<Delivery, ServeError> {
+    let settings = DeliverySettings {
+        sync: config.sync,
+        threads: NonZeroUsize::new(config.delivery_threads).unwrap_or(NonZeroUsize::MIN),
+        ..DeliverySettings::new(config.deliver.clone(), &config.hostname, shard)
+    };
+    Delivery::start(&settings).map_err(|error| no_thread(&error))
+}
+
+fn open_certificates(
+    config: &Config,
+    directory: &Path,
+    now: Now,
+    warnings: &mut Vec<Warning>,
+) -> Result<CertificateLoader, ServeError> {
+    let fault = |error: super::certificates::CertificateFault| ServeError::of(error.exit(), error);
+    let mut files = config
+        .certificates()
+        .map(|(certificate, key)| CertificateFiles { certificate: certificate.to_owned(), key: key.to_owned() });
+    let default = match files.next() {
+        Some(default) => default,
+        None => {
+            let own = CertificateFiles::in_state_directory(directory);
+            own.create_if_missing(&config.hostname, now).map_err(fault)?;
+            warnings.push(warning(
+                "self-signed certificate",
+                format!("clients must be told to trust {}", own.certificate.display()),
+                "give a certificate that they trust with --tls-cert and --tls-key",
+            ));
+            own
+        }
+    };
+    let (loader, found) = CertificateLoader::open(default, files.collect(), now).map_err(fault)?;
+    warnings.extend(found.iter().map(certificate_warning));
+    Ok(loader)
+}
+
+/// All listeners, by shard.
+fn open_listeners(config: &Config) -> Result<(Vec<Endpoint>, Vec<Vec<Listener>>), ServeError> {
+    let settings = ListenerSettings { backlog: config.backlog, fast_open: config.fast_open };
+    let clear = config.listen.iter().map(|address| Endpoint { address: *address, opening: Opening::Clear });
+    let tls = config.listen_tls.iter().map(|address| Endpoint { address: *address, opening: Opening::ImplicitTls });
+    let mut by_shard: Vec<Vec<Listener>> = (0..config.shards).map(|_| Vec::new()).collect();
+    let mut endpoints = Vec::new();
+    for endpoint in clear.chain(tls) {
+        let listeners = listen(endpoint, config.shards, settings).map_err(|error| cannot_listen(endpoint, &error))?;
+        endpoints.extend(listeners.first().map(|listener| listener.endpoint));
+        for (shard, listener) in by_shard.iter_mut().zip(listeners) {
+            shard.push(listener);
+        }
+    }
+    Ok((endpoints, by_shard))
+}
+
+/// Raises the limit on descriptors as far as the system lets it, and makes the bound on connections fit: a server that
+/// runs out of descriptors cannot even refuse.
+fn make_room_for_descriptors(config: &Config, warnings: &mut Vec<Warning>) -> u32 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let Some(allowed) = getrlimit(Resource::Nofile).current else {
+        return config.connections_max;
+    };
+    let shards = config.shards as u64;
+    let for_connections = allowed.saturating_sub(DESCRIPTORS_RESERVED + shards * DESCRIPTORS_OF_SHARD) / shards;
+    let fitting = u32::try_from(for_connections).unwrap_or(u32::MAX).max(1);
+    if fitting < config.connections_max {
+        warnings.push(warning(
+            "open files",
+            format!("the system allows {allowed}, which is room for {fitting} connections of each shard"),
+            "raise the limit (ulimit -n, or LimitNOFILE= in the unit), or lower --connections-max",
+        ));
+    }
+    fitting.min(config.connections_max)
+}
+
+fn listen_to_signals() -> Result<flume::Receiver<i32>, ServeError> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| no_thread(&error))?;
+    let (sender, receiver) = flume::unbounded();
+    std::thread::Builder::new()
+        .name("onetrip-signal".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if sender.send(signal).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(|error| no_thread(&error))?;
+    Ok(receiver)
+}
+
+// ── Words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn warning(subject: &'static str, consequence: String, remedy: &'static str) -> Warning {
+    Warning { subject: subject.into(), consequence: consequence.into(), remedy: remedy.into() }
+}
+
+fn certificate_warning(found: &CertificateWarning) -> Warning {
+    warning("certificate", found.to_string(), "see the message")
+}
+
+/// What somebody who has just started a server for the first time wants to know.
+fn first_steps(config: &Config, listening: &[Endpoint]) -> Warning {
+    let port = listening.first().map_or(0, |endpoint| endpoint.address.port());
+    Warning {
+        subject: "no users".into(),
+        consequence: "nobody can submit mail yet".into(),
+        remedy: format!(
+            "add one: onetrip user add ann --state-dir {} (the password is asked for); then send a first message: \
+             swaks --server 127.0.0.1:{port} --tls --auth-user ann --from ann@example.org --to bob@example.org",
+            config.state_dir.display()
+        )
+        .into(),
+    }
+}
+
+fn no_thread(error: &io::Error) -> ServeError {
+    ServeError::new(Exit::System, format!("the system gives no thread: {error}"), "raise the limit on processes (ulimit -u)")
+}
+
+fn no_executor(error: &io::Error) -> ServeError {
+    ServeError::new(
+        Exit::Unavailable,
+        format!("io_uring cannot be used: {error}"),
+        "onetrip needs Linux 5.8 or newer, io_uring allowed (sysctl kernel.io_uring_disabled=0, and no seccomp filter \
+         against it), and 512 KiB of lockable memory (ulimit -l)",
+    )
+}
+
+fn cannot_listen(endpoint: Endpoint, error: &io::Error) -> ServeError {
+    let flag = match endpoint.opening {
+        Opening::Clear => "--listen",
+        Opening::ImplicitTls => "--listen-tls",
+    };
+    let (exit, remedy) = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            (Exit::Unavailable, format!("stop what uses the port, or name another one with {flag}"))
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            (Exit::Unavailable, format!("this host does not have the address; name one that it has with {flag}"))
+        }
+        io::ErrorKind::PermissionDenied => (
+            Exit::NoPermission,
+            format!("ports below 1024 need CAP_NET_BIND_SERVICE; give it, or name another port with {flag}"),
+        ),
+        _ => (Exit::System, format!("name another address with {flag}")),
+    };
+    ServeError::new(exit, format!("cannot listen on {}: {error}", endpoint.address), remedy)
+}
+
+/// How often files are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often a stop looks whether it is done.
+const STOP_LOOK: Duration = Duration::from_millis(20);
+
+/// Descriptors for files, logs, delivery and whatever else is not a connection.
+const DESCRIPTORS_RESERVED: u64 = 128;
+
+/// Descriptors of one shard besides its connections: three rings, an event, listeners, mail files.
+const DESCRIPTORS_OF_SHARD: u64 = 32;

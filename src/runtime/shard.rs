@@ -1,0 +1,291 @@
+//! One shard: a core with its own executor, listeners, connections and buffers. Nothing here is shared on the way of a
+//! message but the session cache of TLS.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_lite::FutureExt;
+use glommio::timer::sleep;
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+
+use super::accept;
+use super::admission::AddressCounts;
+use super::clock::Clock;
+use super::connections::Connections;
+use super::delivery::Delivery;
+use super::listeners::Listener;
+use super::log_writer::Log;
+use super::passwords::ShardPasswords;
+use crate::limits;
+use crate::observe::event::{ConnectionId, Event};
+use crate::observe::metrics::ShardMetrics;
+use crate::proto::server::{Resources, Settings};
+use crate::tls::config::{ServerConfigs, ServerSettings};
+use crate::wire::Output;
+
+/// What a shard is made of; made by the first thread, moved to the shard's own.
+pub(super) struct ShardParts {
+    pub(super) number: u16,
+    pub(super) core: Option<usize>,
+    pub(super) clock: Clock,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) tls: ServerSettings,
+    pub(super) message_memory: u64,
+    pub(super) connections_max: u32,
+    pub(super) greet_pause: Duration,
+    pub(super) drain_timeout: Duration,
+    pub(super) addresses: Arc<AddressCounts>,
+    pub(super) passwords: ShardPasswords,
+    pub(super) delivery: Delivery,
+    pub(super) metrics: Arc<ShardMetrics>,
+    pub(super) log: Log,
+    pub(super) orders: flume::Receiver<Order>,
+}
+
+/// What the first thread tells a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Accept no more, finish what is in transaction, then end.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
+/// A shard at work.
+pub(super) struct Shard {
+    pub(super) number: u16,
+    pub(super) clock: Clock,
+    pub(super) configs: Arc<ServerConfigs>,
+    pub(super) resources: Arc<Resources>,
+    pub(super) connections: Rc<Connections>,
+    pub(super) connections_max: u32,
+    pub(super) addresses: Arc<AddressCounts>,
+    pub(super) passwords: ShardPasswords,
+    pub(super) delivery: Delivery,
+    pub(super) metrics: Arc<ShardMetrics>,
+    /// One buffer for all connections: it is used between two waits, never across one.
+    pub(super) receive_buffer: RefCell<Box<[u8]>>,
+    settings: Arc<ArcSwap<Settings>>,
+    /// The settings as this shard has copied them, so that counting their users touches no other shard's cache.
+    own_settings: RefCell<(Arc<Settings>, Arc<Settings>)>,
+    greet_pause: Duration,
+    drain_timeout: Duration,
+    outputs: RefCell<Vec<Output>>,
+    draining: Cell<bool>,
+    next_connection: Cell<u64>,
+    log: Log,
+}
+
+/// A thread that is a shard.
+pub(super) type ShardThread = std::thread::JoinHandle<Result<usize, String>>;
+
+/// Starts a shard's thread. It returns how many connections had to be cut when it ended.
+pub(super) fn start(parts: ShardParts) -> Result<ShardThread, String> {
+    let number = parts.number;
+    std::thread::Builder::new()
+        .name(format!("onetrip-shard-{number}"))
+        .spawn(move || {
+            let placement = parts.core.map_or(Placement::Unbound, Placement::Fixed);
+            let executor = LocalExecutorBuilder::new(placement)
+                .name(&format!("shard-{number}"))
+                .io_memory(IO_MEMORY_BYTES)
+                .ring_depth(RING_DEPTH)
+                .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+                .make()
+                .map_err(|error| error.to_string())?;
+            Ok(executor.run(run(parts)))
+        })
+        .map_err(|error| error.to_string())
+}
+
+async fn run(parts: ShardParts) -> usize {
+    let ShardParts { listeners, orders, .. } = parts;
+    let current = parts.settings.load_full();
+    let shard = Rc::new(Shard {
+        number: parts.number,
+        clock: parts.clock,
+        configs: Arc::new(ServerConfigs::new(&parts.tls)),
+        resources: Arc::new(Resources::new(parts.number, parts.message_memory)),
+        connections: Rc::default(),
+        connections_max: parts.connections_max,
+        addresses: parts.addresses,
+        passwords: parts.passwords,
+        delivery: parts.delivery,
+        metrics: parts.metrics,
+        receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
+        own_settings: RefCell::new((Arc::new(Settings::clone(&current)), current)),
+        settings: parts.settings,
+        greet_pause: parts.greet_pause,
+        drain_timeout: parts.drain_timeout,
+        outputs: RefCell::default(),
+        draining: Cell::new(false),
+        next_connection: Cell::new(0),
+        log: parts.log,
+    });
+    let doors: Vec<_> = listeners.into_iter().map(|listener| accept::open(&shard, listener)).collect();
+    spawn_guarded(sweep(Rc::clone(&shard)));
+    let order = orders.recv_async().await.unwrap_or(Order::Stop);
+    shard.draining.set(true);
+    for door in doors {
+        door.close();
+    }
+    shard.connections.drain();
+    if order == Order::Drain {
+        shard.wait_until_empty(&orders).await;
+    }
+    let cut = shard.connections.len();
+    shard.connections.cut();
+    shard.wait_for_the_cut().await;
+    cut
+}
+
+impl Shard {
+    /// The settings for a new connection.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        let current = self.settings.load();
+        let mut own = self.own_settings.borrow_mut();
+        if !Arc::ptr_eq(&own.1, &current) {
+            *own = (Arc::new(Settings::clone(&current)), Arc::clone(&current));
+        }
+        Arc::clone(&own.0)
+    }
+
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.own_settings.borrow().0.timeouts.idle
+    }
+
+    pub(super) fn greet_pause(&self) -> Duration {
+        self.greet_pause
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(super) fn next_connection_id(&self) -> ConnectionId {
+        let count = self.next_connection.get();
+        self.next_connection.set(count + 1);
+        ConnectionId(u64::from(self.number) << CONNECTION_COUNT_BITS | count)
+    }
+
+    /// Counts and logs an event of this shard.
+    pub(super) fn report(&self, event: impl Into<Event>) {
+        let event = event.into();
+        self.metrics.observe(&event);
+        self.log.event(self.clock.now(), event);
+    }
+
+    pub(super) fn take_output(&self) -> Output {
+        self.outputs.borrow_mut().pop().unwrap_or_else(Output::with_room)
+    }
+
+    /// A buffer that one large reply has grown is not kept.
+    pub(super) fn return_output(&self, mut output: Output) {
+        output.wire.clear();
+        let mut outputs = self.outputs.borrow_mut();
+        if outputs.len() < OUTPUTS_KEPT_MAX && output.wire.capacity() <= limits::RECEIVE_BYTES {
+            outputs.push(output);
+        }
+    }
+
+    async fn wait_until_empty(&self, orders: &flume::Receiver<Order>) {
+        let end = self.clock.now().monotonic + self.drain_timeout;
+        while self.connections.len() > 0 && self.clock.now().monotonic < end {
+            if let Ok(Order::Stop) = orders.try_recv() {
+                return;
+            }
+            // Whoever fell idle since the last look.
+            self.connections.drain();
+            sleep(DRAIN_LOOK).await;
+        }
+    }
+
+    /// Tasks whose sockets were shut down end by themselves; what is left after this waits for a disk.
+    async fn wait_for_the_cut(&self) {
+        for _ in 0..CUT_LOOKS_MAX {
+            if self.connections.len() == 0 {
+                return;
+            }
+            sleep(DRAIN_LOOK).await;
+        }
+    }
+}
+
+/// Runs a task on this shard. One that panics ends alone: the executor by itself would end with it, and all connections of
+/// the shard.
+pub(super) fn spawn_guarded(task: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(async move {
+        let _ = guarded(task).await;
+    })
+    .detach();
+}
+
+/// Runs a task; a panic in it becomes an error with the panic's words.
+pub(super) async fn guarded(task: impl Future<Output = ()>) -> Result<(), String> {
+    AssertUnwindSafe(task).catch_unwind().await.map_err(|panic| {
+        let words = panic.downcast_ref::<&str>().map(ToString::to_string);
+        words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".to_owned())
+    })
+}
+
+/// Looks at all deadlines once a second.
+async fn sweep(shard: Rc<Shard>) {
+    while shard.connections.len() > 0 || !shard.is_draining() {
+        sleep(SWEEP_EVERY).await;
+        shard.connections.sweep(shard.clock.now().monotonic);
+    }
+}
+
+/// Is this host able to run executors? Found out before anything is announced.
+pub(super) fn try_executor() -> io::Result<()> {
+    std::thread::spawn(|| {
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(IO_MEMORY_BYTES)
+            .ring_depth(RING_DEPTH)
+            .make()
+            .map(|executor| executor.run(async {}))
+            .map_err(|error| io::Error::other(error.to_string()))
+    })
+    .join()
+    .unwrap_or_else(|_| Err(io::Error::other("the executor broke")))
+}
+
+/// Deadlines are whole seconds.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a draining shard looks whether it is empty.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Two seconds for tasks to notice that their sockets are gone.
+const CUT_LOOKS_MAX: u32 = 100;
+
+/// Sockets need no registered memory; the default of 10 MiB would be wasted.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+
+/// Enough for every connection of a shard that wakes at once: the ring is flushed when it is full.
+const RING_DEPTH: usize = 128;
+
+/// Send buffers kept for the next connections that have something to say.
+const OUTPUTS_KEPT_MAX: usize = 256;
+
+/// Room for 2^48 connections of each shard before a name comes again.
+const CONNECTION_COUNT_BITS: u32 = 48;
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::guarded;
+
+    #[test]
+    fn a_panic_ends_its_own_task_and_says_why() {
+        assert_eq!(block_on(guarded(async { panic!("broken") })), Err("broken".to_owned()));
+        assert_eq!(block_on(guarded(async {})), Ok(()));
+    }
+}
