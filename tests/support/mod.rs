@@ -1,0 +1,275 @@
+//! A server connection without a socket, and a client's TLS at the other end: what the tests play dialogs on.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use onetrip::limits;
+use onetrip::proto::body::BareNewline;
+use onetrip::proto::credential::{Member, Senders, Verdict};
+use onetrip::proto::extension::{Listing, Offer};
+use onetrip::proto::message::Message;
+use onetrip::proto::proof::Committed;
+use onetrip::proto::qhlo_id::{Binding, Point, QhloIds};
+use onetrip::proto::server::{
+    Bounds, ClientInTrace, Opening, Peer, Resources, SenderCheck, Server, Settings, StoreFailure, Timeouts,
+};
+use onetrip::time::Now;
+use onetrip::tls::certificate::{Certificate, SelfSigned};
+use onetrip::tls::client::{ClientSettings, Trust, client_config};
+use onetrip::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
+use onetrip::tls::session::ClientSession;
+use onetrip::tls::store::ShardedStore;
+use onetrip::tls::{Version, Versions};
+use onetrip::wire::{Connection, Output, Step};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+/// The one user of the tests.
+pub const USER: &str = "ann";
+/// Her password.
+pub const PASSWORD: &str = "secret";
+/// The server's name.
+pub const HOSTNAME: &str = "mail.example";
+
+/// The moment at which every test happens.
+pub const NOW: Now = Now::simulated_ms(0);
+
+/// A server that connections can be opened to.
+pub struct Site {
+    pub settings: Arc<Settings>,
+    pub resources: Arc<Resources>,
+    pub configs: Arc<ServerConfigs>,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A server whose settings differ.
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        change(&mut settings);
+        let made = SelfSigned::new(HOSTNAME, NOW).expect("a certificate is made");
+        let certificate =
+            Certificate::from_pem(made.certificate.as_bytes(), made.key.as_bytes()).expect("the certificate is read");
+        let tls = ServerSettings {
+            certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
+            minimum_version: Version::Tls12,
+            sessions: Arc::new(ShardedStore::new(1_024, limits::TLS_SESSION_LIFETIME)),
+        };
+        Self {
+            settings: Arc::new(settings),
+            resources: Arc::new(Resources::new(0, 1 << 30)),
+            configs: Arc::new(ServerConfigs::new(&tls)),
+        }
+    }
+
+    pub fn connect(&self, opening: Opening) -> Driver {
+        let peer = Peer { client: "198.51.100.7:40000".parse().unwrap(), server: "192.0.2.1".parse().unwrap() };
+        let server = Server::new(Arc::clone(&self.settings), Arc::clone(&self.resources), peer, opening, NOW);
+        let connection = Connection::new(server, opening, Arc::clone(&self.configs), NOW);
+        Driver {
+            connection,
+            output: Output::default(),
+            stored: Vec::new(),
+            storage: Ok(()),
+            closed: false,
+            greeted: false,
+        }
+    }
+}
+
+fn settings() -> Settings {
+    let offer = Offer {
+        hostname: HOSTNAME.to_owned(),
+        message_bytes_max: 100_000,
+        recipients_max: 3,
+        messages_max: 10,
+        early_ehlo: true,
+    };
+    Settings {
+        hostname: HOSTNAME.to_owned(),
+        connect: Listing::new(&offer, Point::Connect),
+        secured: Listing::new(&offer, Point::Secured),
+        qhlo_ids: QhloIds::new(&[7; 32], None, Binding::Address),
+        bounds: Bounds {
+            message_bytes_max: offer.message_bytes_max,
+            recipients_max: offer.recipients_max,
+            messages_max: offer.messages_max,
+            commands_max: 100,
+            errors_max: 10,
+            logins_failed_max: 3,
+        },
+        timeouts: Timeouts {
+            idle: Duration::from_secs(300),
+            login: Duration::from_secs(180),
+            transaction: Duration::from_secs(3_600),
+        },
+        bare_newline: BareNewline::Reject,
+        client_in_trace: ClientInTrace::Shown,
+        sender_check: SenderCheck::Off,
+    }
+}
+
+/// Drives one connection as the runtime does, with storage and passwords of its own.
+pub struct Driver {
+    pub connection: Connection,
+    output: Output,
+    /// Messages stored so far.
+    pub stored: Vec<Message>,
+    /// What storage says to the next messages.
+    pub storage: Result<(), StoreFailure>,
+    pub closed: bool,
+    greeted: bool,
+}
+
+impl Driver {
+    /// The client's packet has arrived, in these pieces. Returns what the server sends.
+    pub fn receive(&mut self, pieces: &[&[u8]]) -> Vec<u8> {
+        let mut sent = Vec::new();
+        if !self.greeted {
+            self.greeted = true;
+            let early = pieces.first().copied().unwrap_or_default();
+            self.connection.handle_early(early);
+            self.connection.greet(&mut self.output);
+            self.work(&mut sent);
+        }
+        for piece in pieces {
+            if !piece.is_empty() && !self.closed {
+                self.connection.handle_input(NOW, piece, &mut self.output);
+                self.work(&mut sent);
+            }
+        }
+        sent
+    }
+
+    fn work(&mut self, sent: &mut Vec<u8>) {
+        loop {
+            match self.connection.poll_step(&mut self.output) {
+                Step::Receive => break,
+                Step::Close => {
+                    self.closed = true;
+                    break;
+                }
+                Step::Verify(credential) => {
+                    let good = credential.user == USER && credential.password.expose() == PASSWORD.as_bytes();
+                    let verdict = if good { accepted() } else { Verdict::Denied { delay: Duration::ZERO } };
+                    self.connection.handle_verdict(NOW, verdict, &mut self.output);
+                }
+                Step::Store(message) => {
+                    let result = self.storage.map(|()| Committed::attested_by_storage());
+                    if result.is_ok() {
+                        self.stored.push((*message).clone());
+                    }
+                    self.connection.handle_stored(NOW, result, Some(message), &mut self.output);
+                }
+            }
+        }
+        sent.append(&mut self.output.wire);
+    }
+}
+
+fn accepted() -> Verdict {
+    Verdict::Accepted(Arc::new(Member { name: USER.to_owned(), senders: Senders::Any }))
+}
+
+/// A client's TLS configuration, with memory for sessions.
+pub fn client_tls(versions: Versions) -> Arc<ClientConfig> {
+    client_config(ClientSettings { trust: Trust::Anyone, versions, sessions_max: 16 }).expect("a configuration")
+}
+
+/// The client's end of a connection: tells clear text from TLS.
+pub struct Client {
+    config: Arc<ClientConfig>,
+    session: Option<ClientSession>,
+    clear: Vec<u8>,
+    pub secure: Vec<u8>,
+    tls_seen: bool,
+}
+
+impl Client {
+    pub fn new(config: Arc<ClientConfig>) -> Self {
+        Self { config, session: None, clear: Vec::new(), secure: Vec::new(), tls_seen: false }
+    }
+
+    /// Begins a TLS handshake and appends its first flight.
+    pub fn begin_tls(&mut self, packet: &mut Vec<u8>) {
+        let name = ServerName::try_from(HOSTNAME).expect("a name");
+        let mut session = ClientSession::new(Arc::clone(&self.config), name).expect("a session");
+        session.send(packet);
+        self.session = Some(session);
+        self.tls_seen = false;
+    }
+
+    /// Appends what TLS has to say by itself.
+    pub fn flush_tls(&mut self, packet: &mut Vec<u8>) {
+        if let Some(session) = &mut self.session {
+            session.send(packet);
+        }
+    }
+
+    /// Appends text, inside TLS if that has begun.
+    pub fn say(&mut self, text: &[u8], packet: &mut Vec<u8>) {
+        match &mut self.session {
+            None => packet.extend_from_slice(text),
+            Some(session) => {
+                assert_eq!(session.write(text), text.len());
+                session.send(packet);
+            }
+        }
+    }
+
+    /// The handshake was refused: it is forgotten.
+    pub fn give_up_tls(&mut self) {
+        self.session = None;
+    }
+
+    /// Takes what the server sent. Returns reply lines, and whether there was any TLS in it.
+    pub fn hear(&mut self, mut bytes: &[u8]) -> (Vec<String>, bool) {
+        let mut any_tls = false;
+        while let Some(first) = bytes.first() {
+            let begins_record = self.clear.is_empty() && (20..=23).contains(first);
+            if self.session.is_some() && (self.tls_seen || begins_record) {
+                self.tls_seen = true;
+                any_tls = true;
+                self.hear_tls(bytes);
+                break;
+            }
+            let line = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+            self.clear.extend_from_slice(&bytes[..line]);
+            bytes = &bytes[line..];
+            if self.clear.ends_with(b"\n") {
+                self.secure.append(&mut self.clear);
+            }
+        }
+        let text = String::from_utf8(std::mem::take(&mut self.secure)).expect("replies are text");
+        (text.split_terminator("\r\n").map(str::to_owned).collect(), any_tls)
+    }
+
+    fn hear_tls(&mut self, mut bytes: &[u8]) {
+        let Some(session) = &mut self.session else { return };
+        loop {
+            loop {
+                let plaintext = session.plaintext();
+                if plaintext.is_empty() {
+                    break;
+                }
+                let taken = plaintext.len();
+                self.secure.extend_from_slice(plaintext);
+                session.consume(taken);
+            }
+            if bytes.is_empty() {
+                return;
+            }
+            let taken = session.receive(bytes).expect("the server speaks TLS");
+            bytes = &bytes[taken..];
+        }
+    }
+
+    pub fn is_resumed(&self) -> bool {
+        self.session.as_ref().and_then(|session| session.facts()).is_some_and(|facts| facts.resumed)
+    }
+}
