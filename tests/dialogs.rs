@@ -10,6 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
+use onetrip::proto::command::{Notify, Ret};
+use onetrip::proto::envelope::Envelope;
 use onetrip::proto::server::Opening;
 use onetrip::tls::Versions;
 use support::{Client, Driver, PASSWORD, Site, USER, client_tls};
@@ -138,11 +140,32 @@ impl<'a> Player<'a> {
         let ids = warm_up(site, &config);
         let warm = dialog.fact("client").contains("session");
         let config = if warm { config } else { client_tls(versions) };
-        let opening = if dialog.fact("listener") == "tls" { Opening::ImplicitTls } else { Opening::Clear };
-        let server = site.connect(opening);
+        let logged_in = dialog.fact("logged-in") == "yes";
+        let implicit = logged_in || dialog.fact("listener") == "tls";
+        let server = site.connect(if implicit { Opening::ImplicitTls } else { Opening::Clear });
         let played = Played { longest_packet: 0, transcript: Vec::new() };
         let client = Client::new(config);
-        Self { dialog, version, cut, server, client, ids, packet_number: 0, mail_packet: None, played }
+        let mut player = Self { dialog, version, cut, server, client, ids, packet_number: 0, mail_packet: None, played };
+        if logged_in {
+            player.log_in();
+        }
+        player
+    }
+
+    /// Everything up to the good AUTH, for dialogs that are about what comes after.
+    fn log_in(&mut self) {
+        let mut packet = Vec::new();
+        self.client.begin_tls(&mut packet);
+        let mut replies = Vec::new();
+        for _ in 0..3 {
+            replies.extend(self.client.hear(&self.server.receive(&[&packet])).0);
+            packet.clear();
+            self.client.flush_tls(&mut packet);
+        }
+        let login = self.fill_in("EHLO client.example\r\nAUTH PLAIN <credentials>\r\n", 0);
+        self.client.say(login.as_bytes(), &mut packet);
+        replies.extend(self.client.hear(&self.server.receive(&[&packet])).0);
+        assert!(replies.last().is_some_and(|reply| reply.starts_with("235")), "{}: {replies:?}", self.place());
     }
 
     fn play(mut self) -> Played {
@@ -173,7 +196,7 @@ impl<'a> Player<'a> {
     /// The bytes of a client's packet.
     fn assemble(&mut self, packet: &Packet) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let data_bytes: usize = data_lines(packet).map(|line| line.len() + 2).sum();
+        let data_bytes: usize = data_lines(packet).map(data_line_bytes).sum();
         self.client.flush_tls(&mut bytes);
         for item in &packet.items {
             let item = item.strip_prefix("SMTP ").unwrap_or(item);
@@ -190,7 +213,11 @@ impl<'a> Player<'a> {
                     if text.starts_with("MAIL ") && self.mail_packet.is_none() {
                         self.mail_packet = Some(self.packet_number);
                     }
-                    self.client.say(format!("{text}\r\n").as_bytes(), &mut bytes);
+                    let line = match text.strip_suffix("\\c") {
+                        Some(unfinished) => unescape(unfinished),
+                        None => format!("{}\r\n", unescape(&text)),
+                    };
+                    self.client.say(line.as_bytes(), &mut bytes);
                 }
             }
         }
@@ -242,6 +269,11 @@ impl<'a> Player<'a> {
         if !stored.is_empty() {
             assert_eq!(self.server.stored.len().to_string(), stored, "{}: messages stored", self.place());
         }
+        let envelope = self.dialog.fact("envelope");
+        if !envelope.is_empty() {
+            let message = self.server.stored.last().unwrap_or_else(|| panic!("{}: nothing stored", self.place()));
+            assert_eq!(describe(&message.envelope), envelope, "{}: envelope", self.place());
+        }
         let content = self.dialog.fact("content");
         if !content.is_empty() {
             let last = self.server.stored.last().map(|message| String::from_utf8_lossy(&message.content).into_owned());
@@ -266,6 +298,34 @@ impl<'a> Player<'a> {
     }
 }
 
+/// An envelope on one line.
+fn describe(envelope: &Envelope) -> String {
+    let mut text = format!("{} {}", envelope.sender(), envelope.body().name());
+    if envelope.smtputf8() {
+        text.push_str(" SMTPUTF8");
+    }
+    if let Some(ret) = envelope.ret() {
+        text.push_str(if ret == Ret::Full { " RET=FULL" } else { " RET=HDRS" });
+    }
+    if let Some(envid) = envelope.envid() {
+        text.push_str(&format!(" ENVID={envid}"));
+    }
+    for recipient in envelope.recipients() {
+        text.push_str(&format!(" -> {}", recipient.address));
+        if let Some(orcpt) = recipient.orcpt {
+            text.push_str(&format!(" ORCPT={orcpt}"));
+        }
+        if let Some(notify) = recipient.notify {
+            let words = [(Notify::SUCCESS, "SUCCESS"), (Notify::FAILURE, "FAILURE"), (Notify::DELAY, "DELAY")];
+            let wanted: Vec<&str> =
+                words.iter().filter(|(wish, _)| notify.wants(*wish)).map(|(_, word)| *word).collect();
+            let wanted = if wanted.is_empty() { "NEVER".to_owned() } else { wanted.join(",") };
+            text.push_str(&format!(" NOTIFY={wanted}"));
+        }
+    }
+    text
+}
+
 fn is_tls(item: &str) -> bool {
     item.starts_with("TLS")
 }
@@ -274,8 +334,16 @@ fn data_lines(packet: &Packet) -> impl Iterator<Item = &str> {
     packet.items.iter().filter_map(|item| if item == "|" { Some("") } else { item.strip_prefix("| ") })
 }
 
+fn data_line_bytes(line: &str) -> usize {
+    match line.strip_suffix("\\c") {
+        Some(unfinished) => unescape(unfinished).len(),
+        None => unescape(line).len() + 2,
+    }
+}
+
+/// `\r`, `\n` and `\0` stand for the bytes of these names.
 fn unescape(text: &str) -> String {
-    text.replace("\\r", "\r").replace("\\n", "\n")
+    text.replace("\\r", "\r").replace("\\n", "\n").replace("\\0", "\0")
 }
 
 /// One reply with all its lines.
