@@ -1,8 +1,8 @@
 //! SMTP and QUICKSTART without I/O: bytes and time in, bytes and actions out.
 //!
-//! [`server`] holds the server's side of a conversation, [`client`] the client's. Around them stand the words that both sides share: lines,
-//! commands, replies, addresses, envelopes, the list of extensions and the qhlo-id. No socket, file, clock or thread is
-//! known here, and no runtime: any Rust program can drive it.
+//! [`server`] holds the server's side of a conversation, [`client`] the client's. Around them stand the words that both
+//! sides share: lines, commands, replies, addresses, envelopes, the list of extensions and the qhlo-id. No socket, file,
+//! clock or thread is known here, and no runtime: any Rust program can drive it.
 //!
 //! "Draft" means draft-fanf-smtp-quickstart-00, throughout.
 

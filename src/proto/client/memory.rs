@@ -9,16 +9,7 @@ use std::time::Duration;
 
 use super::capabilities::Capabilities;
 use crate::limits::{MEMORY_TEXT_BYTES_MAX, REMEMBERED_SERVERS_MAX, REPLY_LINES_MAX};
-
-/// A place in a connection where commands may be issued early (draft §8). A list learned at one is never used at the
-/// other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
-    /// The start of a TCP connection, in plain text.
-    Connect,
-    /// Inside TLS.
-    Secured,
-}
+pub use crate::proto::qhlo_id::Point;
 
 /// What is remembered of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
