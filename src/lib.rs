@@ -22,7 +22,7 @@ pub mod auth;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(feature = "client")]
 pub mod exit;
 pub mod limits;
 #[cfg(feature = "server")]
@@ -32,6 +32,8 @@ pub mod proto;
 pub mod relay;
 #[cfg(feature = "server")]
 pub mod runtime;
+#[cfg(feature = "client")]
+pub mod submit;
 pub mod time;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -275,3 +275,24 @@ pub const CLIENT_MESSAGE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long a server on which QUICKSTART broke is spoken to in plain ESMTP before QUICKSTART is tried again.
 pub const QUICKSTART_AVOID: Duration = Duration::from_secs(3_600);
+
+// ── The submit command ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Largest message in bytes that `onetrip submit` reads: five times what large mail hosts accept, so that the server's
+/// limit is the one that is met, and a runaway pipe still ends.
+pub const SUBMIT_MESSAGE_BYTES_MAX: u64 = 256 << 20;
+
+/// Longest header of a message in bytes that `onetrip submit` looks through.
+pub const SUBMIT_HEADER_BYTES_MAX: usize = 1 << 20;
+
+/// Longest password file, in bytes: one line is read.
+pub const SUBMIT_PASSWORD_FILE_BYTES_MAX: u64 = 4_096;
+
+/// How long a connection attempt to one address may take before the next address is tried.
+pub const SUBMIT_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Connections that one submission may make: the first, one in plain ESMTP, and some where a server limits messages.
+pub const SUBMIT_CONNECTIONS_MAX: u32 = 100;
+
+/// Messages smaller than this many bytes show no progress: they are gone before anybody could read it.
+pub const SUBMIT_PROGRESS_BYTES_MIN: u64 = 512 << 10;

@@ -10,10 +10,9 @@ use crate::limits::TRANSCRIPT_ENTRIES_MAX;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flights {
     sent: u32,
-    /// Packets before the first flight; known once that has left.
-    packets_before: u32,
     in_flight: bool,
-    received: bool,
+    /// The server spoke before the first flight left.
+    greeted_first: bool,
     fast_open: bool,
     mail: Mail,
 }
@@ -24,12 +23,12 @@ enum Mail {
     #[default]
     Unsaid,
     Said,
-    /// It left in this packet.
+    /// It left in this flight.
     Left(u32),
 }
 
 impl Flights {
-    /// The first flight travels in the SYN itself (RFC 7413).
+    /// The first flight travelled in the SYN itself (RFC 7413); that may become known later.
     pub const fn handle_fast_open(&mut self) {
         self.fast_open = true;
     }
@@ -38,19 +37,16 @@ impl Flights {
     pub const fn handle_transmitted(&mut self) {
         if !self.in_flight {
             self.in_flight = true;
-            if self.sent == 0 {
-                self.packets_before = self.first_packet() - 1;
-            }
             self.sent += 1;
         }
         if matches!(self.mail, Mail::Said) {
-            self.mail = Mail::Left(self.packet());
+            self.mail = Mail::Left(self.sent);
         }
     }
 
     /// Bytes have come.
     pub const fn handle_received(&mut self) {
-        self.received = true;
+        self.greeted_first |= self.sent == 0;
         self.in_flight = false;
     }
 
@@ -68,7 +64,7 @@ impl Flights {
     /// The client's packet that the last flight began, as the draft's Appendix A counts: the SYN is 1, and the ACK
     /// shares a packet with what is sent at once after it. It is also the round trips gone by when its answer comes.
     pub const fn packet(&self) -> u32 {
-        if self.sent == 0 { 1 } else { self.packets_before + self.sent }
+        if self.sent == 0 { 1 } else { self.first_packet() - 1 + self.sent }
     }
 
     /// The packet that bytes produced now will leave in.
@@ -83,13 +79,13 @@ impl Flights {
     /// The packet that carried the first MAIL of this connection.
     pub const fn mail_packet(&self) -> Option<u32> {
         match self.mail {
-            Mail::Left(packet) => Some(packet),
+            Mail::Left(flight) => Some(self.first_packet() - 1 + flight),
             Mail::Unsaid | Mail::Said => None,
         }
     }
 
     const fn first_packet(&self) -> u32 {
-        match (self.fast_open, self.received) {
+        match (self.fast_open, self.greeted_first) {
             (true, false) => 1,
             (false, false) => 2,
             (_, true) => 3,

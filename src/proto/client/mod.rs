@@ -278,6 +278,8 @@ struct Link {
     output: Vec<u8>,
     output_has_secret: bool,
     active: Duration,
+    /// Gone by when the last verdicts were handed over.
+    round_trips: u32,
 }
 
 impl Link {
@@ -300,6 +302,7 @@ impl Link {
             output: Vec::new(),
             output_has_secret: false,
             active: now.monotonic,
+            round_trips: 0,
         }
     }
 
@@ -516,6 +519,11 @@ impl Client {
         &self.flights
     }
 
+    /// The round trips from the start of the connection until the last message was settled.
+    pub fn round_trips(&self) -> u32 {
+        self.link.round_trips
+    }
+
     /// Connections made so far.
     pub fn connections(&self) -> u32 {
         self.connections
@@ -633,6 +641,7 @@ impl Client {
     fn report(&mut self, failure: Option<Failure>) {
         let messages = std::mem::take(&mut self.jobs).into_iter().map(Job::into_verdicts).collect();
         self.first_unsettled = 0;
+        self.link.round_trips = self.flights.packet();
         self.actions.push_back(Action::Done(Outcome { messages, failure }));
     }
 

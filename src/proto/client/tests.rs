@@ -1291,3 +1291,81 @@ fn a_silent_server_is_given_up_when_its_time_has_come() {
     assert_eq!(client.poll_action(), Action::Close);
     assert_eq!(client.poll_timeout(), None);
 }
+
+/// Numbers that look random and are the same in every run with the same seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).unwrap()
+    }
+}
+
+#[test]
+fn no_server_however_wild_makes_the_client_panic_loop_or_leak() {
+    const LINES: [&str; 24] = [
+        "220 s",
+        "220-s\r\n220 QUICKSTART QTLS QHLO=c9 STARTTLS",
+        "250-s\r\n250-PIPELINING\r\n250 STARTTLS",
+        "250 ok",
+        "220 go",
+        "235 in",
+        "334 ",
+        "354 go",
+        "421 bye",
+        "450 4.3.2 no",
+        "451 later",
+        "454 no TLS",
+        "500 what",
+        "502 what",
+        "503 bad",
+        "520 id",
+        "521 no",
+        "521-s\r\n521-PIPELINING\r\n521 QUICKSTART AUTH QHLO=s9",
+        "530 no",
+        "535 no",
+        "550 no",
+        "554 no",
+        "250-s\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 AUTH PLAIN LOGIN",
+        "rubbish",
+    ];
+    for seed in 1..20_000_u64 {
+        let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let memory = [ServerMemory::default(), full_memory(), early_memory()][numbers.below(3)].clone();
+        let security = [Security::Implicit, Security::Required, Security::IfOffered][numbers.below(3)];
+        let now = Now::simulated_ms(0);
+        let messages = vec![message_to(&["b@y", "c@z"]), message_to(&["d@y"])];
+        let client = Client::new(now, Config { security, ..config() }, memory, messages);
+        let early_data_bytes_max = [0, 20, 10_000][numbers.below(3)];
+        let in_the_clear = Vec::new();
+        let (said, outcome) = (Vec::new(), None);
+        let mut run = Run { client, now, said, outcome, early_data_bytes_max, in_tls: false, in_the_clear };
+        run.collect();
+        for _ in 0..numbers.below(40) {
+            match numbers.below(12) {
+                0 if run.in_tls => {
+                    run.client.handle_secured(now, [EarlyData::Accepted, EarlyData::Rejected][numbers.below(2)]);
+                }
+                1 if seed % 5 == 0 => run.client.handle_closed(now),
+                _ => {
+                    let line = format!("{}\r\n", LINES[numbers.below(LINES.len())]);
+                    run.client.handle_bytes(now, line.as_bytes());
+                }
+            }
+            run.collect();
+        }
+        run.client.handle_closed(now);
+        run.collect();
+        run.client.handle_closed(now);
+        run.collect();
+        run.client.handle_closed(now);
+        run.collect();
+        let clear = String::from_utf8_lossy(&run.in_the_clear);
+        assert!(!clear.contains(CREDENTIAL) && !clear.contains("c2VjcmV0"), "seed {seed}: a secret left in the clear");
+        let outcome = run.outcome.unwrap_or_else(|| panic!("seed {seed}: no outcome"));
+        assert_eq!(outcome.messages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1], "seed {seed}");
+    }
+}
