@@ -12,6 +12,7 @@
 //! | [`relay`] | where a message goes | touch the world |
 //! | [`observe`] | events, log lines, metrics | write anywhere |
 //! | [`wire`] | one connection without its socket: `proto` inside `tls` | receive, send, wait |
+//! | [`submit`] | the sendmail command: `proto::client` over a blocking socket | decide anything about the protocol |
 //! | [`runtime`] | shards, sockets, files, clocks, threads | decide anything about the protocol |
 //!
 //! Without default features only [`limits`], [`time`] and [`proto`] remain, for programs that bring their own sockets.
