@@ -12,6 +12,7 @@
 //! | [`relay`] | where a message goes | touch the world |
 //! | [`observe`] | events, log lines, metrics | write anywhere |
 //! | [`wire`] | one connection without its socket: `proto` inside `tls` | receive, send, wait |
+//! | [`submit`] | the sendmail command: `proto::client` over a blocking socket | decide anything about the protocol |
 //! | [`runtime`] | shards, sockets, files, clocks, threads | decide anything about the protocol |
 //!
 //! Without default features only [`limits`], [`time`] and [`proto`] remain, for programs that bring their own sockets.
@@ -22,7 +23,7 @@ pub mod auth;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(feature = "client")]
 pub mod exit;
 pub mod limits;
 #[cfg(feature = "server")]
@@ -32,6 +33,8 @@ pub mod proto;
 pub mod relay;
 #[cfg(feature = "server")]
 pub mod runtime;
+#[cfg(feature = "client")]
+pub mod submit;
 pub mod time;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -236,3 +236,63 @@ pub const METRICS_EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the server of metrics waits after the system refused to hand over a connection.
 pub const METRICS_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+
+// ── What our own client takes from a server ─────────────────────────────────────────────────────────────────────────
+
+/// Longest line of a reply in bytes, CRLF included. RFC 5321 §4.5.3.1.5 says 512; some servers list more in one line.
+pub const REPLY_LINE_BYTES_MAX: usize = 4_096;
+
+/// Most lines of one reply: no server lists more than a few dozen extensions.
+pub const REPLY_LINES_MAX: usize = 128;
+
+/// Replies that may be outstanding before the client stops to send commands: a server that reads nothing while it
+/// writes replies must not be driven into a deadlock (RFC 2920 §3.1), and this many short replies fit any socket.
+pub const OUTSTANDING_REPLIES_MAX: usize = 256;
+
+/// Bytes that the client core hands out in one piece: two TLS records' worth twice over, so that a large message is
+/// never copied whole.
+pub const CLIENT_PIECE_BYTES: usize = 65_536;
+
+/// Largest message in bytes that is sent before its recipients are accepted. Beyond it one round trip is small against
+/// the time the bytes take, and a refusal would waste them.
+pub const EAGER_MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
+/// Servers that a client remembers; the one longest unseen makes room.
+pub const REMEMBERED_SERVERS_MAX: usize = 1_024;
+
+/// Longest memory text in bytes that is read back: what [`REMEMBERED_SERVERS_MAX`] ordinary servers need, and more.
+pub const MEMORY_TEXT_BYTES_MAX: usize = 4 << 20;
+
+/// Lines of dialog that wait for whoever shows them; further ones are dropped.
+pub const TRANSCRIPT_ENTRIES_MAX: usize = 4_096;
+
+/// How long the client waits for an ordinary reply (RFC 5321 §4.5.3.2: five minutes).
+pub const CLIENT_REPLY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long the client waits for the reply to a whole message (RFC 5321 §4.5.3.2.6: ten minutes).
+pub const CLIENT_MESSAGE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long a server on which QUICKSTART broke is spoken to in plain ESMTP before QUICKSTART is tried again.
+pub const QUICKSTART_AVOID: Duration = Duration::from_secs(3_600);
+
+// ── The submit command ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Largest message in bytes that `onetrip submit` reads: five times what large mail hosts accept, so that the server's
+/// limit is the one that is met, and a runaway pipe still ends.
+pub const SUBMIT_MESSAGE_BYTES_MAX: u64 = 256 << 20;
+
+/// Longest header of a message in bytes that `onetrip submit` looks through.
+pub const SUBMIT_HEADER_BYTES_MAX: usize = 1 << 20;
+
+/// Longest password file, in bytes: one line is read.
+pub const SUBMIT_PASSWORD_FILE_BYTES_MAX: u64 = 4_096;
+
+/// How long a connection attempt to one address may take before the next address is tried.
+pub const SUBMIT_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Connections that one submission may make: the first, one in plain ESMTP, and some where a server limits messages.
+pub const SUBMIT_CONNECTIONS_MAX: u32 = 100;
+
+/// Messages smaller than this many bytes show no progress: they are gone before anybody could read it.
+pub const SUBMIT_PROGRESS_BYTES_MIN: u64 = 512 << 10;

@@ -1,0 +1,281 @@
+//! The whole command against our own server core, over real sockets with real TLS.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use super::arguments::{Settings, Wishes};
+use super::{Server as ServerName, end_at_dot, mailbox_date, message_date, submit, unix_now, with_full_name};
+use crate::exit::Exit;
+use crate::proto::body::BareNewline;
+use crate::proto::credential::{Member, Senders, Verdict};
+use crate::proto::extension::{Listing, Offer};
+use crate::proto::proof::Committed;
+use crate::proto::qhlo_id::{Binding, Point, QhloIds};
+use crate::proto::server::{Bounds, ClientInTrace, Opening, Peer, Resources, SenderCheck};
+use crate::proto::server::{Server, Settings as Rules, Start, Timeouts};
+use crate::time::Now;
+use crate::tls::Version;
+use crate::tls::certificate::{Certificate, SelfSigned};
+use crate::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
+use crate::tls::store::ShardedStore;
+use crate::wire::{Connection, Output, Step};
+
+/// A server that takes one connection after the other and passes on what it was given.
+struct TestServer {
+    address: SocketAddr,
+    certificate: String,
+    seen: Receiver<Seen>,
+}
+
+/// What one connection came to.
+struct Seen {
+    start: Start,
+    message: Option<String>,
+    receives: usize,
+}
+
+fn rules(message_bytes_max: u64) -> Rules {
+    let offer = Offer {
+        hostname: "localhost".to_owned(),
+        message_bytes_max,
+        recipients_max: 100,
+        messages_max: 100,
+        early_ehlo: true,
+    };
+    let day = Duration::from_secs(86_400);
+    Rules {
+        hostname: "localhost".to_owned(),
+        connect: Listing::new(&offer, Point::Connect),
+        secured: Listing::new(&offer, Point::Secured),
+        qhlo_ids: QhloIds::new(&[7; QhloIds::SECRET_BYTES], None, Binding::Address),
+        bounds: Bounds {
+            message_bytes_max,
+            recipients_max: 100,
+            messages_max: 100,
+            commands_max: 100,
+            errors_max: 20,
+            logins_failed_max: 3,
+        },
+        timeouts: Timeouts { idle: day, login: day, transaction: day },
+        bare_newline: BareNewline::default(),
+        client_in_trace: ClientInTrace::Shown,
+        sender_check: SenderCheck::default(),
+    }
+}
+
+fn now() -> Now {
+    Now { monotonic: Duration::ZERO, unix: unix_now() }
+}
+
+fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
+    let own = SelfSigned::new("localhost", now()).unwrap();
+    let certificate = Certificate::from_pem(own.certificate.as_bytes(), own.key.as_bytes()).unwrap();
+    let configs = Arc::new(ServerConfigs::new(&ServerSettings {
+        certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
+        minimum_version: Version::Tls12,
+        sessions: Arc::new(ShardedStore::new(64, Duration::from_secs(60))),
+    }));
+    let rules = Arc::new(rules(message_bytes_max));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, seen) = channel();
+    thread::spawn(move || {
+        while let Ok((mut stream, client)) = listener.accept() {
+            let peer = Peer { client, server: address.ip() };
+            let resources = Arc::new(Resources::new(0, 1 << 30));
+            let server = Server::new(Arc::clone(&rules), resources, peer, opening, now());
+            let connection = Connection::new(server, opening, Arc::clone(&configs), now());
+            if sender.send(serve(connection, &mut stream)).is_err() {
+                return;
+            }
+        }
+    });
+    TestServer { address, certificate: own.certificate.clone(), seen }
+}
+
+fn serve(mut connection: Connection, stream: &mut (impl Read + Write)) -> Seen {
+    let mut output = Output::default();
+    let mut buffer = vec![0; 65_536];
+    let mut message = None;
+    let mut receives = 0;
+    connection.greet(&mut output);
+    loop {
+        match connection.poll_step(&mut output) {
+            Step::Verify(credential) => {
+                let good = credential.user == "ann" && credential.password.expose() == b"secret";
+                let member = Member { name: credential.user, senders: Senders::Any };
+                let denied = Verdict::Denied { delay: Duration::ZERO };
+                let verdict = if good { Verdict::Accepted(Arc::new(member)) } else { denied };
+                connection.handle_verdict(now(), verdict, &mut output);
+                continue;
+            }
+            Step::Store(stored) => {
+                message = Some(String::from_utf8(stored.content.clone()).unwrap());
+                connection.handle_stored(now(), Ok(Committed::attested_by_storage()), Some(stored), &mut output);
+                continue;
+            }
+            Step::Receive | Step::Close => {}
+        }
+        let _ = stream.write_all(&std::mem::take(&mut output.wire));
+        match stream.read(&mut buffer) {
+            Ok(bytes) if bytes > 0 => {
+                receives += 1;
+                connection.handle_input(now(), &buffer[..bytes], &mut output);
+            }
+            _ => return Seen { start: connection.server().tally().start, message, receives },
+        }
+    }
+}
+
+/// Settings that lead to the server, and the folder that must outlive them.
+fn settings(server: &TestServer) -> (Settings, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| -> PathBuf {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let settings = Settings {
+        server: Some(format!("localhost:{}", server.address.port())),
+        user: Some("ann".to_owned()),
+        password_file: Some(file("password", "secret\n")),
+        ca: Some(file("ca", &server.certificate)),
+        memory: Some(folder.path().join("memory")),
+        sender: Some("ann@example.org".to_owned()),
+        ..Settings::default()
+    };
+    (settings, folder)
+}
+
+fn wishes() -> Wishes {
+    Wishes { recipients: vec!["bob@example.org".to_owned()], ..Wishes::default() }
+}
+
+#[test]
+fn a_message_arrives_whole_and_the_second_one_needs_fewer_flights() {
+    let server = start_server(1 << 20, Opening::Clear);
+    let (settings, _folder) = settings(&server);
+    submit(&settings, &wishes(), b"Subject: hello\n\n.dots\nand more\n").unwrap();
+    let first = server.seen.recv().unwrap();
+    let message = first.message.unwrap();
+    assert!(message.starts_with("Subject: hello\r\nFrom: ann@example.org\r\nDate: "), "{message}");
+    assert!(message.contains("\r\nMessage-ID: <") && message.ends_with("\r\n\r\n.dots\r\nand more\r\n"), "{message}");
+    assert_eq!(first.start, Start::Basic);
+
+    submit(&settings, &wishes(), b"Subject: again\n\nx\n").unwrap();
+    let second = server.seen.recv().unwrap();
+    assert!(second.message.is_some());
+    assert_eq!(second.start, Start::Full);
+    assert!(second.receives <= first.receives, "{} after {}", second.receives, first.receives);
+}
+
+#[test]
+fn implicit_tls_and_a_message_of_many_records_work_too() {
+    let server = start_server(8 << 20, Opening::ImplicitTls);
+    let (settings, _folder) = settings(&server);
+    let settings = Settings { implicit_tls: true, ..settings };
+    let long = [b"Subject: long\n\n".to_vec(), b"all work and no play\n".repeat(150_000)].concat();
+    for _ in 0..2 {
+        submit(&settings, &wishes(), &long).unwrap();
+        let message = server.seen.recv().unwrap().message.unwrap();
+        assert_eq!(message.matches("all work and no play\r\n").count(), 150_000);
+    }
+}
+
+#[test]
+fn each_profile_works() {
+    let server = start_server(1 << 20, Opening::Clear);
+    let (settings, _folder) = settings(&server);
+    for (profile, start) in [("esmtp", Start::Esmtp), ("basic", Start::Basic), ("full", Start::Full)] {
+        let settings = Settings { profile: Some(profile.to_owned()), ..settings.clone() };
+        submit(&settings, &wishes(), b"x\n").unwrap();
+        assert_eq!(server.seen.recv().unwrap().start, start, "{profile}");
+    }
+}
+
+#[test]
+fn a_wrong_password_is_said_and_nothing_is_sent() {
+    let server = start_server(1 << 20, Opening::Clear);
+    let (settings, folder) = settings(&server);
+    std::fs::write(folder.path().join("password"), "wrong").unwrap();
+    let error = submit(&settings, &wishes(), b"x\n").unwrap_err();
+    assert_eq!(error.exit(), Exit::NoPermission, "{error}");
+    assert_eq!(server.seen.recv().unwrap().message, None);
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_ends_it_before_the_password_leaves() {
+    let server = start_server(1 << 20, Opening::Clear);
+    let other = start_server(1 << 20, Opening::Clear);
+    let (settings, folder) = settings(&server);
+    std::fs::write(folder.path().join("ca"), &other.certificate).unwrap();
+    let error = submit(&settings, &wishes(), b"x\n").unwrap_err();
+    assert_eq!(error.exit(), Exit::Unavailable, "{error}");
+    let insecure = Settings { insecure: true, ..settings };
+    submit(&insecure, &wishes(), b"x\n").unwrap();
+}
+
+#[test]
+fn a_message_that_is_too_large_is_not_sent() {
+    let server = start_server(100, Opening::Clear);
+    let (settings, _folder) = settings(&server);
+    let error = submit(&settings, &wishes(), &[b'x'; 200]).unwrap_err();
+    assert_eq!(error.exit(), Exit::Data, "{error}");
+}
+
+#[test]
+fn a_server_that_is_not_there_may_be_there_later() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings =
+        Settings { server: Some(listener.local_addr().unwrap().to_string()), insecure: true, ..Settings::default() };
+    drop(listener);
+    let error = submit(&settings, &wishes(), b"x\n").unwrap_err();
+    assert_eq!(error.exit(), Exit::Temporary, "{error}");
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_remedy() {
+    let nowhere = submit(&Settings::default(), &wishes(), b"x\n").unwrap_err();
+    assert_eq!(nowhere.exit(), Exit::Config);
+    assert!(nowhere.to_string().contains("--server HOST:PORT"), "{nowhere}");
+    let nobody = submit(&Settings::default(), &Wishes::default(), b"x\n").unwrap_err();
+    assert_eq!(nobody.exit(), Exit::Usage);
+}
+
+#[test]
+fn a_server_is_named_by_host_and_port() {
+    let parse = |text| ServerName::parse(text, 587).map(|server| server.key());
+    assert_eq!(parse("Mail.Example.org").as_deref(), Some("mail.example.org:587"));
+    assert_eq!(parse("a:25").as_deref(), Some("a:25"));
+    assert_eq!(parse("[::1]:25").as_deref(), Some("[::1]:25"));
+    assert_eq!(parse("::1").as_deref(), Some("[::1]:587"));
+    for text in ["", ":25", "a:0", "a:x", "a:70000", "[::1"] {
+        assert_eq!(parse(text), None, "{text}");
+    }
+}
+
+#[test]
+fn a_single_dot_ends_the_message_and_only_that() {
+    assert_eq!(end_at_dot(b"a\n.\nb\n"), 2);
+    assert_eq!(end_at_dot(b"a\n.\r\nb\n"), 2);
+    assert_eq!(end_at_dot(b"a\n..\n .\n.b\n"), 11);
+    assert_eq!(end_at_dot(b"."), 0);
+}
+
+#[test]
+fn dates_are_written_as_mail_and_as_mailboxes_want_them() {
+    let moment = Duration::from_secs(1_767_225_600);
+    assert_eq!(message_date(moment), "Thu, 01 Jan 2026 00:00:00 +0000");
+    assert_eq!(mailbox_date(moment), "Thu Jan 01 00:00:00 2026");
+}
+
+#[test]
+fn a_full_name_is_quoted() {
+    assert_eq!(with_full_name(Some("A \"B\"\r\nBcc: c"), "a@b"), "\"A \\\"B\\\"Bcc: c\" <a@b>");
+    assert_eq!(with_full_name(Some(""), "a@b"), "a@b");
+}
