@@ -16,6 +16,7 @@ use super::{ConfigError, Given, Host};
 use crate::limits;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
+use crate::relay::{Destination, SyncPolicy};
 
 /// Turns the table into [`Config`], into the reader that fills it, and into the [`Setting`]s that help and manual
 /// show.
@@ -85,24 +86,6 @@ pub struct Setting {
     pub default: String,
     /// May it be given several times?
     pub repeatable: bool,
-}
-
-/// Where delivered messages go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deliver {
-    /// Into one Maildir per recipient under this directory.
-    Maildir(PathBuf),
-    /// Nowhere: accepted and forgotten, for measuring.
-    Discard,
-}
-
-/// What a `250` to a message promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncPolicy {
-    /// The message is on stable storage.
-    Commit,
-    /// The message is in the hands of the operating system; a crash of the machine may lose it.
-    None,
 }
 
 /// The oldest TLS version that is accepted.
@@ -215,7 +198,7 @@ settings! {
         /// What becomes of accepted messages: maildir:DIR puts them into DIR/RECIPIENT/new/, discard forgets them
         /// (for measuring).
         "deliver" "maildir:DIR|discard"
-        deliver: Deliver = Deliver::Maildir(state_dir.join("mail")), DeliverTo, shown "maildir:STATE-DIR/mail";
+        deliver: Destination = Destination::Maildir(state_dir.join("mail")), DeliverTo, shown "maildir:STATE-DIR/mail";
 
         /// What the final 250 promises: commit, that the message is on stable storage; none, that the operating
         /// system has it, and that a crash of the machine may lose it.
@@ -361,11 +344,11 @@ fn repeatable<T, K: Kind<T>>(_kind: &K) -> bool {
 /// `maildir:DIR` or `discard`.
 struct DeliverTo;
 
-impl Kind<Deliver> for DeliverTo {
-    fn parse(&self, text: &str) -> Result<Deliver, Invalid> {
+impl Kind<Destination> for DeliverTo {
+    fn parse(&self, text: &str) -> Result<Destination, Invalid> {
         match text.split_once(':') {
-            None if text == "discard" => Ok(Deliver::Discard),
-            Some(("maildir", directory)) => FilePath.parse(directory).map(Deliver::Maildir),
+            None if text == "discard" => Ok(Destination::Discard),
+            Some(("maildir", directory)) => FilePath.parse(directory).map(Destination::Maildir),
             Some((way @ ("relay" | "lmtp"), _)) => {
                 let problem = format!("delivery by {way} is not available in this version");
                 Err(Invalid::new(problem, "use maildir:DIR or discard"))
@@ -374,10 +357,10 @@ impl Kind<Deliver> for DeliverTo {
         }
     }
 
-    fn show(&self, value: &Deliver) -> String {
+    fn show(&self, value: &Destination) -> String {
         match value {
-            Deliver::Maildir(directory) => format!("maildir:{}", directory.display()),
-            Deliver::Discard => "discard".to_owned(),
+            Destination::Maildir(directory) => format!("maildir:{}", directory.display()),
+            Destination::Discard => "discard".to_owned(),
         }
     }
 

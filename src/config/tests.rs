@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::Command;
 
 use super::table::FLAGS_AND_FIELDS;
-use super::{Config, ConfigError, ConfigFile, Deliver, Flags, Host, LogFormat, LogLevel, SyncPolicy, TlsMin, settings};
+use super::{Config, ConfigError, ConfigFile, Flags, Host, LogFormat, LogLevel, TlsMin, settings};
 use crate::exit::Exit;
 use crate::limits;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
+use crate::relay::{Destination, SyncPolicy};
 
 fn host() -> Host {
     Host { name: "mail.example.org".to_owned(), cores: vec![0, 1, 2, 3] }
@@ -41,7 +42,7 @@ fn without_flags_and_file_every_setting_has_its_default() {
     let config = of_flags(&[]);
     assert_eq!(config.state_dir, Path::new("./onetrip-data"));
     assert_eq!(config.users, Path::new("./onetrip-data/users"));
-    assert_eq!(config.deliver, Deliver::Maildir(PathBuf::from("./onetrip-data/mail")));
+    assert_eq!(config.deliver, Destination::Maildir(PathBuf::from("./onetrip-data/mail")));
     assert_eq!(config.listen, ["127.0.0.1:2587".parse().unwrap()]);
     assert_eq!(config.listen_tls, ["127.0.0.1:2465".parse().unwrap()]);
     assert_eq!(config.hostname, "mail.example.org");
@@ -113,7 +114,7 @@ fn command_line_and_file_read_the_same_values() {
     let config = of_flags(&values);
     assert_eq!(config, of_file(&text));
     assert_eq!(config.cores, [0, 1]);
-    assert_eq!((config.deliver, config.sync, config.hide_client), (Deliver::Discard, SyncPolicy::None, true));
+    assert_eq!((config.deliver, config.sync, config.hide_client), (Destination::Discard, SyncPolicy::None, true));
     assert_eq!(
         (config.tls_min, config.qhlo_binding, config.log_level),
         (TlsMin::Tls13, Binding::Network, LogLevel::Debug)
@@ -151,10 +152,10 @@ fn asking_for_one_kind_of_listener_turns_the_default_of_the_other_off() {
 fn users_and_mail_follow_the_state_directory_unless_they_are_named() {
     let config = of_flags(&[("state-dir", "/s")]);
     assert_eq!(config.users, Path::new("/s/users"));
-    assert_eq!(config.deliver, Deliver::Maildir(PathBuf::from("/s/mail")));
+    assert_eq!(config.deliver, Destination::Maildir(PathBuf::from("/s/mail")));
     let config = of_flags(&[("state-dir", "/s"), ("users", "/u"), ("deliver", "maildir:/m")]);
     assert_eq!(config.users, Path::new("/u"));
-    assert_eq!(config.deliver, Deliver::Maildir(PathBuf::from("/m")));
+    assert_eq!(config.deliver, Destination::Maildir(PathBuf::from("/m")));
 }
 
 #[test]
