@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use file::FileValues;
 use kind::{Cores, DomainName, Kind, bytes};
 pub use reference::page;
-pub use table::{Config, Deliver, LogFormat, LogLevel, Setting, SyncPolicy, TlsMin, settings};
+pub use table::{Config, Setting, settings};
 
 /// What was said on the command line: for each flag its values, unjudged.
 #[derive(Clone, Debug, Default)]

@@ -296,3 +296,22 @@ pub const SUBMIT_CONNECTIONS_MAX: u32 = 100;
 
 /// Messages smaller than this many bytes show no progress: they are gone before anybody could read it.
 pub const SUBMIT_PROGRESS_BYTES_MIN: u64 = 512 << 10;
+// ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest name of a file or directory in bytes: `NAME_MAX` of Linux.
+pub const FILE_NAME_BYTES_MAX: usize = 255;
+
+/// Most bytes of the host name in the name of a message's file: what is left of [`FILE_NAME_BYTES_MAX`] holds the rest of
+/// the name, and the flags that mail readers append.
+pub const FILE_HOST_NAME_BYTES_MAX: usize = 128;
+
+/// Most messages that one delivery thread stores together, sharing the waits for the disk. All of them are open files,
+/// and the first of them waits for the last.
+pub const DELIVERY_BATCH_MAX: usize = 64;
+
+/// Mailboxes that one delivery thread knows to be there, at about 100 bytes each; beyond that it forgets them all and
+/// looks again.
+pub const KNOWN_MAILBOXES_MAX: usize = 65_536;
+
+/// Largest file of qhlo-id secrets in bytes: two secrets, and room for comments.
+pub const QHLO_SECRETS_FILE_BYTES_MAX: u64 = 4_096;

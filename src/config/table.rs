@@ -14,8 +14,12 @@ use super::kind::{
 };
 use super::{ConfigError, Given, Host};
 use crate::limits;
+use crate::observe::event::Severity;
+use crate::observe::log::LogFormat;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
+use crate::relay::{Destination, SyncPolicy};
+use crate::tls::Version;
 
 /// Turns the table into [`Config`], into the reader that fills it, and into the [`Setting`]s that help and manual
 /// show.
@@ -87,55 +91,6 @@ pub struct Setting {
     pub repeatable: bool,
 }
 
-/// Where delivered messages go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deliver {
-    /// Into one Maildir per recipient under this directory.
-    Maildir(PathBuf),
-    /// Nowhere: accepted and forgotten, for measuring.
-    Discard,
-}
-
-/// What a `250` to a message promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncPolicy {
-    /// The message is on stable storage.
-    Commit,
-    /// The message is in the hands of the operating system; a crash of the machine may lose it.
-    None,
-}
-
-/// The oldest TLS version that is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsMin {
-    /// TLS 1.2 (RFC 5246).
-    Tls12,
-    /// TLS 1.3 (RFC 8446).
-    Tls13,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object on each line.
-    Json,
-}
-
-/// The least important events that are logged, most important first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// Something is broken and needs someone.
-    Error,
-    /// Something is wrong but is being dealt with.
-    Warning,
-    /// What a day's work looks like: messages, logins, starts and stops.
-    Info,
-    /// Everything.
-    Debug,
-}
-
 settings! {
     (given, host)
 
@@ -203,7 +158,7 @@ settings! {
 
         /// The oldest TLS version that is accepted.
         "tls-min" "VERSION"
-        tls_min: TlsMin = TlsMin::Tls12, TLS_MIN;
+        tls_min: Version = Version::Tls12, TLS_MIN;
 
         /// Sessions kept so that clients can resume them, about 250 bytes each, all shards together; 0 turns
         /// resumption off, and each connection pays for a full handshake.
@@ -215,7 +170,7 @@ settings! {
         /// What becomes of accepted messages: maildir:DIR puts them into DIR/RECIPIENT/new/, discard forgets them
         /// (for measuring).
         "deliver" "maildir:DIR|discard"
-        deliver: Deliver = Deliver::Maildir(state_dir.join("mail")), DeliverTo, shown "maildir:STATE-DIR/mail";
+        deliver: Destination = Destination::Maildir(state_dir.join("mail")), DeliverTo, shown "maildir:STATE-DIR/mail";
 
         /// What the final 250 promises: commit, that the message is on stable storage; none, that the operating
         /// system has it, and that a crash of the machine may lose it.
@@ -345,7 +300,7 @@ settings! {
 
         /// The least important events that are logged.
         "log-level" "LEVEL"
-        log_level: LogLevel = LogLevel::Info, LOG_LEVEL;
+        log_level: Severity = Severity::Info, LOG_LEVEL;
     }
 }
 
@@ -361,11 +316,11 @@ fn repeatable<T, K: Kind<T>>(_kind: &K) -> bool {
 /// `maildir:DIR` or `discard`.
 struct DeliverTo;
 
-impl Kind<Deliver> for DeliverTo {
-    fn parse(&self, text: &str) -> Result<Deliver, Invalid> {
+impl Kind<Destination> for DeliverTo {
+    fn parse(&self, text: &str) -> Result<Destination, Invalid> {
         match text.split_once(':') {
-            None if text == "discard" => Ok(Deliver::Discard),
-            Some(("maildir", directory)) => FilePath.parse(directory).map(Deliver::Maildir),
+            None if text == "discard" => Ok(Destination::Discard),
+            Some(("maildir", directory)) => FilePath.parse(directory).map(Destination::Maildir),
             Some((way @ ("relay" | "lmtp"), _)) => {
                 let problem = format!("delivery by {way} is not available in this version");
                 Err(Invalid::new(problem, "use maildir:DIR or discard"))
@@ -374,10 +329,10 @@ impl Kind<Deliver> for DeliverTo {
         }
     }
 
-    fn show(&self, value: &Deliver) -> String {
+    fn show(&self, value: &Destination) -> String {
         match value {
-            Deliver::Maildir(directory) => format!("maildir:{}", directory.display()),
-            Deliver::Discard => "discard".to_owned(),
+            Destination::Maildir(directory) => format!("maildir:{}", directory.display()),
+            Destination::Discard => "discard".to_owned(),
         }
     }
 
@@ -386,18 +341,18 @@ impl Kind<Deliver> for DeliverTo {
     }
 }
 
-const TLS_MIN: Choice<TlsMin> = Choice(&[("1.2", TlsMin::Tls12), ("1.3", TlsMin::Tls13)]);
+const TLS_MIN: Choice<Version> = Choice(&[("1.2", Version::Tls12), ("1.3", Version::Tls13)]);
 const SYNC: Choice<SyncPolicy> = Choice(&[("commit", SyncPolicy::Commit), ("none", SyncPolicy::None)]);
 const BARE_NEWLINE: Choice<BareNewline> =
     Choice(&[("reject", BareNewline::Reject), ("normalize", BareNewline::Normalize)]);
 const QHLO_BINDING: Choice<Binding> =
     Choice(&[("address", Binding::Address), ("network", Binding::Network), ("none", Binding::None)]);
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
-const LOG_LEVEL: Choice<LogLevel> = Choice(&[
-    ("error", LogLevel::Error),
-    ("warning", LogLevel::Warning),
-    ("info", LogLevel::Info),
-    ("debug", LogLevel::Debug),
+const LOG_LEVEL: Choice<Severity> = Choice(&[
+    ("error", Severity::Error),
+    ("warning", Severity::Warning),
+    ("info", Severity::Info),
+    ("debug", Severity::Debug),
 ]);
 
 /// Longest wait that makes sense for one connection, in seconds: a day.

@@ -6,11 +6,15 @@ use std::time::Duration;
 use clap::Command;
 
 use super::table::FLAGS_AND_FIELDS;
-use super::{Config, ConfigError, ConfigFile, Deliver, Flags, Host, LogFormat, LogLevel, SyncPolicy, TlsMin, settings};
+use super::{Config, ConfigError, ConfigFile, Flags, Host, settings};
+use crate::observe::event::Severity;
+use crate::observe::log::LogFormat;
+use crate::tls::Version;
 use crate::exit::Exit;
 use crate::limits;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
+use crate::relay::{Destination, SyncPolicy};
 
 fn host() -> Host {
     Host { name: "mail.example.org".to_owned(), cores: vec![0, 1, 2, 3] }
@@ -41,7 +45,7 @@ fn without_flags_and_file_every_setting_has_its_default() {
     let config = of_flags(&[]);
     assert_eq!(config.state_dir, Path::new("./onetrip-data"));
     assert_eq!(config.users, Path::new("./onetrip-data/users"));
-    assert_eq!(config.deliver, Deliver::Maildir(PathBuf::from("./onetrip-data/mail")));
+    assert_eq!(config.deliver, Destination::Maildir(PathBuf::from("./onetrip-data/mail")));
     assert_eq!(config.listen, ["127.0.0.1:2587".parse().unwrap()]);
     assert_eq!(config.listen_tls, ["127.0.0.1:2465".parse().unwrap()]);
     assert_eq!(config.hostname, "mail.example.org");
@@ -56,8 +60,8 @@ fn without_flags_and_file_every_setting_has_its_default() {
     assert_eq!((config.enforce_sender, config.hide_client), (false, false));
     assert_eq!((config.sync, config.bare_newline), (SyncPolicy::Commit, BareNewline::Reject));
     assert_eq!((config.qhlo_binding, config.qhlo_rotation), (Binding::Address, Duration::from_secs(30 * 86_400)));
-    assert_eq!((config.tls_min, config.tls_sessions), (TlsMin::Tls12, limits::TLS_SESSIONS_MAX));
-    assert_eq!((config.metrics, config.log_format, config.log_level), (None, LogFormat::Text, LogLevel::Info));
+    assert_eq!((config.tls_min, config.tls_sessions), (Version::Tls12, limits::TLS_SESSIONS_MAX));
+    assert_eq!((config.metrics, config.log_format, config.log_level), (None, LogFormat::Text, Severity::Info));
     assert_eq!((config.delivery_threads, config.password_threads), (2, 1));
 }
 
@@ -113,10 +117,10 @@ fn command_line_and_file_read_the_same_values() {
     let config = of_flags(&values);
     assert_eq!(config, of_file(&text));
     assert_eq!(config.cores, [0, 1]);
-    assert_eq!((config.deliver, config.sync, config.hide_client), (Deliver::Discard, SyncPolicy::None, true));
+    assert_eq!((config.deliver, config.sync, config.hide_client), (Destination::Discard, SyncPolicy::None, true));
     assert_eq!(
         (config.tls_min, config.qhlo_binding, config.log_level),
-        (TlsMin::Tls13, Binding::Network, LogLevel::Debug)
+        (Version::Tls13, Binding::Network, Severity::Debug)
     );
 }
 
@@ -125,7 +129,7 @@ fn the_file_may_write_values_as_toml_has_them() {
     assert_eq!(of_file("max-message-size = 1_000_000").max_message_size, 1_000_000);
     let config = of_file("idle-timeout = 60\ntls-min = 1.3\nhide-client = true\nlisten = ['127.0.0.1:0', '[::1]:0']\n");
     assert_eq!(config.idle_timeout, Duration::from_secs(60));
-    assert_eq!((config.tls_min, config.hide_client, config.listen.len()), (TlsMin::Tls13, true, 2));
+    assert_eq!((config.tls_min, config.hide_client, config.listen.len()), (Version::Tls13, true, 2));
 }
 
 #[test]
@@ -151,10 +155,10 @@ fn asking_for_one_kind_of_listener_turns_the_default_of_the_other_off() {
 fn users_and_mail_follow_the_state_directory_unless_they_are_named() {
     let config = of_flags(&[("state-dir", "/s")]);
     assert_eq!(config.users, Path::new("/s/users"));
-    assert_eq!(config.deliver, Deliver::Maildir(PathBuf::from("/s/mail")));
+    assert_eq!(config.deliver, Destination::Maildir(PathBuf::from("/s/mail")));
     let config = of_flags(&[("state-dir", "/s"), ("users", "/u"), ("deliver", "maildir:/m")]);
     assert_eq!(config.users, Path::new("/u"));
-    assert_eq!(config.deliver, Deliver::Maildir(PathBuf::from("/m")));
+    assert_eq!(config.deliver, Destination::Maildir(PathBuf::from("/m")));
 }
 
 #[test]

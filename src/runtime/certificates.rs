@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use crate::exit::Exit;
 use crate::limits;
 use crate::time::Now;
 use crate::tls::certificate::{Certificate, CertificateError, DateWarning, SelfSigned, chain_from_pem};
@@ -159,7 +160,7 @@ pub struct CertificateFault {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Problem {
-    Read { reason: String, remedy: &'static str },
+    Read { reason: String, remedy: &'static str, exit: Exit },
     Write { reason: String, remedy: &'static str },
     TooLarge,
     Content { problem: CertificateError, certificate: Option<PathBuf> },
@@ -171,13 +172,22 @@ impl CertificateFault {
         &self.file
     }
 
+    /// The exit code of a command that cannot do without the file.
+    pub fn exit(&self) -> Exit {
+        match &self.problem {
+            Problem::Read { exit, .. } => *exit,
+            Problem::Write { .. } => Exit::CannotCreate,
+            Problem::TooLarge | Problem::Content { .. } => Exit::Data,
+        }
+    }
+
     fn read(file: &Path, error: &io::Error) -> Self {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound => "check the path, or put the file there",
             io::ErrorKind::PermissionDenied => "let the server's user read it",
             _ => "check the file system",
         };
-        Self { file: file.to_owned(), problem: Problem::Read { reason: error.to_string(), remedy } }
+        Self { file: file.to_owned(), problem: Problem::Read { reason: error.to_string(), remedy, exit: Exit::of_read_error(error) } }
     }
 
     fn write(file: &Path, error: &io::Error) -> Self {
@@ -195,7 +205,7 @@ impl fmt::Display for CertificateFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();
         match &self.problem {
-            Problem::Read { reason, remedy } => write!(f, "{file}: cannot be read ({reason}); {remedy}"),
+            Problem::Read { reason, remedy, .. } => write!(f, "{file}: cannot be read ({reason}); {remedy}"),
             Problem::Write { reason, remedy } => write!(f, "{file}: cannot be written ({reason}); {remedy}"),
             Problem::TooLarge => write!(f, "{file}: too large for certificates; check the path"),
             Problem::Content { problem, certificate } => {

@@ -14,17 +14,21 @@
 
 mod accept;
 mod admission;
+pub mod atomic_file;
 pub mod certificates;
 mod clock;
 mod connection;
 mod connections;
+pub mod delivery;
 mod listeners;
 pub mod log_writer;
 pub mod metrics_server;
 pub mod passwords;
+pub mod qhlo_secrets;
 mod report;
 mod serve;
 mod shard;
+pub mod state_directory;
 pub mod user_command;
 pub mod users_file;
 

@@ -142,6 +142,8 @@ async fn run(parts: ShardParts) -> usize {
     let cut = shard.connections.len();
     shard.connections.cut();
     shard.wait_for_the_cut().await;
+    // What was handed over is written down, whoever still waits for the answer.
+    shard.delivery.stop();
     cut
 }
 
