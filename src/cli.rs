@@ -1,7 +1,7 @@
 //! The command line: what can be asked of onetrip, and how it answers when something is wrong.
 //!
 //! It reads the configuration file, asks the system for its name and cores, and hands over. Values are judged by
-//! [`config`], and the work is done by [`runtime`].
+//! [`config`], and the work is done by [`runtime`] and [`submit`]. A program of the name `sendmail` is `onetrip submit`.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -15,14 +15,20 @@ use crate::exit::Exit;
 use crate::proto::credential::SenderPattern;
 use crate::runtime::user_command::{self, ListFormat, UserCommandError};
 use crate::runtime::{self, ServeError};
+use crate::submit::{self, SubmitError};
 
 /// Does what the arguments ask for, the first being the name of the program.
 ///
 /// What went wrong is said in one line on standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let outcome = match command().try_get_matches_from(arguments) {
-        Ok(matches) => carry_out(&matches),
-        Err(error) => answer(&error),
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let outcome = if arguments.first().is_some_and(submit::is_sendmail) {
+        submit::run_as_sendmail(arguments).map_or_else(|error| answer(&error), |done| Ok(done?))
+    } else {
+        match command().try_get_matches_from(arguments) {
+            Ok(matches) => carry_out(&matches),
+            Err(error) => answer(&error),
+        }
     };
     let Err(failure) = outcome else {
         return Exit::Success;
@@ -43,6 +49,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve_command())
+        .subcommand(submit::command("submit"))
         .subcommand(user_command())
 }
 
@@ -118,6 +125,7 @@ fn sender_pattern(text: &str) -> Result<String, &'static str> {
 fn carry_out(matches: &ArgMatches) -> Result<(), Failure> {
     match matches.subcommand() {
         Some(("serve", matches)) => serve(matches),
+        Some(("submit", matches)) => Ok(submit::run(matches)?),
         Some(("user", matches)) => user(matches),
         _ => unreachable!("clap lets no other command through"),
     }
@@ -233,6 +241,12 @@ impl From<ConfigError> for Failure {
 
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
+        Self { exit: error.exit(), message: error.to_string() }
+    }
+}
+
+impl From<SubmitError> for Failure {
+    fn from(error: SubmitError) -> Self {
         Self { exit: error.exit(), message: error.to_string() }
     }
 }

@@ -237,7 +237,6 @@ pub const METRICS_EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server of metrics waits after the system refused to hand over a connection.
 pub const METRICS_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-
 // ── What our own client takes from a server ─────────────────────────────────────────────────────────────────────────
 
 /// Longest line of a reply in bytes, CRLF included. RFC 5321 §4.5.3.1.5 says 512; some servers list more in one line.

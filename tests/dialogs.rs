@@ -145,7 +145,8 @@ impl<'a> Player<'a> {
         let server = site.connect(if implicit { Opening::ImplicitTls } else { Opening::Clear });
         let played = Played { longest_packet: 0, transcript: Vec::new() };
         let client = Client::new(config);
-        let mut player = Self { dialog, version, cut, server, client, ids, packet_number: 0, mail_packet: None, played };
+        let mut player =
+            Self { dialog, version, cut, server, client, ids, packet_number: 0, mail_packet: None, played };
         if logged_in {
             player.log_in();
         }
@@ -402,7 +403,11 @@ fn dialogs() -> Vec<Dialog> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogs");
     let mut paths: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    paths.iter().filter(|path| path.extension().is_some_and(|kind| kind == "txt")).map(|path| Dialog::read(path)).collect()
+    paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|kind| kind == "txt"))
+        .map(|path| Dialog::read(path))
+        .collect()
 }
 
 fn site_of(dialog: &Dialog) -> Site {

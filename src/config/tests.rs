@@ -7,14 +7,14 @@ use clap::Command;
 
 use super::table::FLAGS_AND_FIELDS;
 use super::{Config, ConfigError, ConfigFile, Flags, Host, settings};
-use crate::observe::event::Severity;
-use crate::observe::log::LogFormat;
-use crate::tls::Version;
 use crate::exit::Exit;
 use crate::limits;
+use crate::observe::event::Severity;
+use crate::observe::log::LogFormat;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
 use crate::relay::{Destination, SyncPolicy};
+use crate::tls::Version;
 
 fn host() -> Host {
     Host { name: "mail.example.org".to_owned(), cores: vec![0, 1, 2, 3] }

@@ -187,7 +187,10 @@ impl CertificateFault {
             io::ErrorKind::PermissionDenied => "let the server's user read it",
             _ => "check the file system",
         };
-        Self { file: file.to_owned(), problem: Problem::Read { reason: error.to_string(), remedy, exit: Exit::of_read_error(error) } }
+        Self {
+            file: file.to_owned(),
+            problem: Problem::Read { reason: error.to_string(), remedy, exit: Exit::of_read_error(error) },
+        }
     }
 
     fn write(file: &Path, error: &io::Error) -> Self {

@@ -197,8 +197,7 @@ impl Conversation {
                 return Ok(());
             }
         }
-        let activity =
-            if self.connection.server().is_in_transaction() { Activity::Receiving } else { Activity::Idle };
+        let activity = if self.connection.server().is_in_transaction() { Activity::Receiving } else { Activity::Idle };
         self.registration.wait(activity, self.connection.poll_timeout());
         let received = poll_fn(|context| self.poll_receive(context)).await;
         self.registration.wait(Activity::Elsewhere, None);
@@ -294,7 +293,11 @@ impl Conversation {
         let drain = async {
             let mut dropped = 0;
             while dropped < SEE_OFF_BYTES_MAX {
-                match poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut shard.receive_buffer.borrow_mut())).await {
+                match poll_fn(|context| {
+                    Pin::new(&mut *stream).poll_read(context, &mut shard.receive_buffer.borrow_mut())
+                })
+                .await
+                {
                     Ok(bytes) if bytes > 0 => dropped += bytes,
                     _ => break,
                 }
@@ -369,7 +372,9 @@ impl Conversation {
     /// Reports what happened since the last time.
     fn note_progress(&mut self) {
         let server = self.connection.server();
-        if let (false, Some(time), Some(facts)) = (self.reported.handshake, self.connection.handshake_took(), server.tls()) {
+        if let (false, Some(time), Some(facts)) =
+            (self.reported.handshake, self.connection.handshake_took(), server.tls())
+        {
             self.reported.handshake = true;
             self.shard.metrics.tls_handshakes.count(report::handshake(facts));
             self.shard.metrics.tls_handshake_seconds.observe(time);

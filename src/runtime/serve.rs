@@ -477,7 +477,9 @@ fn make_room_for_descriptors(config: &Config, warnings: &mut Vec<Warning>) -> u3
     let shards = config.shards as u64;
     let for_connections = allowed.saturating_sub(DESCRIPTORS_RESERVED + shards * DESCRIPTORS_OF_SHARD) / shards;
     let fitting = u32::try_from(for_connections).unwrap_or(u32::MAX).max(1);
-    if fitting < config.connections_max {
+    // Few hosts allow what the default asks for, and few sites need it: that alone is nothing to be told of.
+    let is_missed = config.connections_max != limits::CONNECTIONS_MAX || fitting < CONNECTIONS_EXPECTED;
+    if fitting < config.connections_max && is_missed {
         warnings.push(warning(
             "open files",
             format!("the system allows {allowed}, which is room for {fitting} connections of each shard"),
@@ -529,7 +531,11 @@ fn first_steps(config: &Config, listening: &[Endpoint]) -> Warning {
 }
 
 fn no_thread(error: &io::Error) -> ServeError {
-    ServeError::new(Exit::System, format!("the system gives no thread: {error}"), "raise the limit on processes (ulimit -u)")
+    ServeError::new(
+        Exit::System,
+        format!("the system gives no thread: {error}"),
+        "raise the limit on processes (ulimit -u)",
+    )
 }
 
 fn no_executor(error: &io::Error) -> ServeError {
@@ -567,6 +573,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How often a stop looks whether it is done.
 const STOP_LOOK: Duration = Duration::from_millis(20);
+
+/// Connections of a shard that nobody is surprised to need.
+const CONNECTIONS_EXPECTED: u32 = 1_000;
 
 /// Descriptors for files, logs, delivery and whatever else is not a connection.
 const DESCRIPTORS_RESERVED: u64 = 128;

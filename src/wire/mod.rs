@@ -300,8 +300,7 @@ impl Connection {
         let Some(facts) = session.facts() else {
             return;
         };
-        let facts =
-            TlsFacts { version: facts.version.name(), cipher: facts.cipher_suite, resumed: facts.resumed };
+        let facts = TlsFacts { version: facts.version.name(), cipher: facts.cipher_suite, resumed: facts.resumed };
         self.handshake = Handshake::Took(now.monotonic.saturating_sub(start));
         self.server.handle_secured(facts, Encrypted::attested_by_handshake());
     }
