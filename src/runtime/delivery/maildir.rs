@@ -15,6 +15,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -123,6 +124,9 @@ impl Store for Maildirs {
     fn store(&mut self, messages: &[&Message]) -> Vec<Result<Committed, Trouble>> {
         let mut batch: Vec<_> = messages.iter().map(|message| self.write(message)).collect();
         if self.sync == SyncPolicy::Commit {
+            if batch.len() > 1 {
+                batch.iter().flatten().for_each(Copies::begin_sync);
+            }
             each(&mut batch, Copies::sync);
         }
         each(&mut batch, |copies| {
@@ -197,6 +201,16 @@ impl Copies {
         self.mailboxes.push(mailbox.to_owned());
         write_message(&mut file, message).map_err(WriteFault::of("write", path))?;
         Ok(file)
+    }
+
+    /// Lets the system begin to write, and waits for nothing. When the first file of a batch is then synced, the places of
+    /// all of them on the disk are settled and go into the same commit of the file system's journal.
+    fn begin_sync(&self) {
+        if let Some(first) = &self.first {
+            // SAFETY: the descriptor is that of a file which stays open during the call; no memory is passed.
+            unsafe { libc::sync_file_range(first.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+            // A refusal costs time and nothing else: `sync` does all that is promised.
+        }
     }
 
     /// Waits until the content is on stable storage.
