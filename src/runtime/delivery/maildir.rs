@@ -13,10 +13,10 @@
 //! empty mailbox there: another thread may be using it already.)
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,8 @@ use crate::proto::server::StoreFailure;
 use crate::relay::SyncPolicy;
 use crate::relay::mailbox::mailbox_name;
 use crate::runtime::atomic_file::{
-    PRIVATE_FILE_MODE, WriteFault, create_directory, directory_of, make_directory, sync_directory,
+    PRIVATE_DIRECTORY_MODE, PRIVATE_FILE_MODE, WriteFault, create_directory, directory_of, make_directory,
+    sync_directory,
 };
 
 /// All Maildirs under one directory, as one thread sees them.
@@ -96,7 +97,7 @@ impl Maildirs {
         if self.known.contains(mailbox) {
             return Ok(());
         }
-        create_directory(&self.root)?;
+        self.prepare_root()?;
         make_directory(mailbox)?;
         for part in ["tmp", "new", "cur"] {
             make_directory(&mailbox.join(part))?;
@@ -111,6 +112,16 @@ impl Maildirs {
         }
         self.known.insert(mailbox.to_owned());
         Ok(())
+    }
+
+    fn prepare_root(&self) -> Result<(), WriteFault> {
+        match self.sync {
+            SyncPolicy::Commit => create_directory(&self.root),
+            SyncPolicy::None => {
+                let made = DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY_MODE).create(&self.root);
+                made.map_err(WriteFault::of("make the directory", &self.root))
+            }
+        }
     }
 
     fn forget(&mut self, copies: &Copies) {
