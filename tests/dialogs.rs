@@ -3,6 +3,8 @@
 //! A dialog is written as in Appendix A of the draft. `C:` begins a packet of the client's, `S:` one of the server's; lines
 //! without either belong to the same packet. How to write one is told in `tests/dialogs/README.md`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::collections::HashMap;

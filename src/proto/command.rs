@@ -58,7 +58,7 @@ impl Verb {
 }
 
 /// A command with its arguments.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// `HELO domain` (RFC 5321 §4.1.1.1).
     Helo(&'a str),
@@ -217,7 +217,7 @@ pub enum Syntax {
 }
 
 /// A line, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed<'a> {
     /// What kind of command it is.
     pub verb: Verb,

@@ -5,9 +5,9 @@
 //!
 //! | thread | what it does |
 //! |---|---|
-//! | one per shard, pinned | accepts, receives, sends; runs every conversation; never waits for a disk or a hash |
-//! | `onetrip-password` | hashes passwords |
-//! | `onetrip-delivery` | writes and syncs files |
+//! | `onetrip-shard-N`, pinned | accepts, receives, sends; runs every conversation; never waits for a disk or a hash |
+//! | `password-N` | hashes passwords |
+//! | `delivery-SHARD-N` | writes and syncs files |
 //! | `onetrip-log` | writes log lines |
 //! | `onetrip-metrics` | answers whoever asks for metrics |
 //! | the first one | waits for signals, notices changed files, ticks once a second |

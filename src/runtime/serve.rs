@@ -25,7 +25,7 @@ use super::listeners::{Endpoint, Listener, ListenerSettings, listen};
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
 use super::passwords::{PasswordSettings, Passwords};
-use super::qhlo_secrets::QhloSecrets;
+use super::qhlo_secrets::{QhloSecrets, QhloSecretsError};
 use super::report::listener_kind;
 use super::shard::{self, Order, ShardParts, ShardThread, try_executor};
 use super::state_directory::StateDirectory;
@@ -103,6 +103,8 @@ struct Service {
     metrics_server: Option<MetricsServer>,
     settings: Arc<ArcSwap<Settings>>,
     secrets: QhloSecrets,
+    /// When a rotation that failed was last told of.
+    rotation_failed: Option<Duration>,
     certificates: CertificateLoader,
     sessions: Arc<dyn SessionStore>,
     users: UsersFile,
@@ -172,6 +174,7 @@ impl Service {
             metrics_server,
             settings,
             secrets,
+            rotation_failed: None,
             certificates,
             sessions,
             users,
@@ -264,8 +267,10 @@ impl Service {
         let now = self.clock.now();
         self.sessions.tick(now);
         self.reload_users();
-        if self.secrets.rotate_if_due(now).unwrap_or(false) {
-            self.publish_settings();
+        match self.secrets.rotate_if_due(now) {
+            Ok(false) => {}
+            Ok(true) => self.publish_settings(),
+            Err(error) => self.report_rotation_failure(&error, now),
         }
         let _ = sd_notify::notify(&[NotifyState::Watchdog]);
     }
@@ -296,6 +301,14 @@ impl Service {
             Ok(Reload::Unchanged) => {}
             Ok(Reload::Loaded { users }) => self.report(UsersReloaded { users: users as u64 }),
             Err(error) => self.report(UsersReloadFailed { reason: error.to_string().into() }),
+        }
+    }
+
+    /// Told once an hour: it is tried every second.
+    fn report_rotation_failure(&mut self, error: &QhloSecretsError, now: Now) {
+        if self.rotation_failed.is_none_or(|last| now.monotonic.saturating_sub(last) >= REMIND_EVERY) {
+            self.rotation_failed = Some(now.monotonic);
+            self.report(warning("qhlo-secrets", error.to_string(), "the secret in use stays in force"));
         }
     }
 
@@ -354,7 +367,7 @@ impl Service {
     fn connections_open(&self) -> u64 {
         (0..shard_count(&self.config))
             .filter_map(|number| self.metrics.shard(number))
-            .map(|shard| u64::try_from(shard.connections_open.value()).unwrap_or_default())
+            .map(|shard| shard.connections_open.value())
             .sum()
     }
 }
@@ -475,7 +488,9 @@ fn make_room_for_descriptors(config: &Config, warnings: &mut Vec<Warning>) -> u3
         return config.connections_max;
     };
     let shards = config.shards as u64;
-    let for_connections = allowed.saturating_sub(DESCRIPTORS_RESERVED + shards * DESCRIPTORS_OF_SHARD) / shards;
+    let mail_files = (config.delivery_threads * (limits::DELIVERY_BATCH_MAX + 2)) as u64;
+    let others = DESCRIPTORS_RESERVED + shards * (DESCRIPTORS_OF_SHARD + mail_files);
+    let for_connections = allowed.saturating_sub(others) / shards;
     let fitting = u32::try_from(for_connections).unwrap_or(u32::MAX).max(1);
     // Few hosts allow what the default asks for, and few sites need it: that alone is nothing to be told of.
     let is_missed = config.connections_max != limits::CONNECTIONS_MAX || fitting < CONNECTIONS_EXPECTED;
@@ -571,14 +586,17 @@ fn cannot_listen(endpoint: Endpoint, error: &io::Error) -> ServeError {
 /// How often files are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often an operator is reminded of the same trouble.
+const REMIND_EVERY: Duration = Duration::from_secs(3_600);
+
 /// How often a stop looks whether it is done.
 const STOP_LOOK: Duration = Duration::from_millis(20);
 
 /// Connections of a shard that nobody is surprised to need.
 const CONNECTIONS_EXPECTED: u32 = 1_000;
 
-/// Descriptors for files, logs, delivery and whatever else is not a connection.
+/// Descriptors for files, logs and whatever else is not a connection.
 const DESCRIPTORS_RESERVED: u64 = 128;
 
-/// Descriptors of one shard besides its connections: three rings, an event, listeners, mail files.
+/// Descriptors of one shard besides its connections: three rings, an event, listeners.
 const DESCRIPTORS_OF_SHARD: u64 = 32;

@@ -1,5 +1,6 @@
 //! A server connection without a socket, and a client's TLS at the other end: what the tests play dialogs on.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
 use std::sync::Arc;
@@ -270,6 +271,6 @@ impl Client {
     }
 
     pub fn is_resumed(&self) -> bool {
-        self.session.as_ref().and_then(|session| session.facts()).is_some_and(|facts| facts.resumed)
+        self.session.as_ref().and_then(ClientSession::facts).is_some_and(|facts| facts.resumed)
     }
 }

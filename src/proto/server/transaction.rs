@@ -373,7 +373,7 @@ impl Server {
 
     /// Gives back all memory that messages need.
     pub(super) fn release_message_memory(&mut self) {
-        self.message = Box::default();
+        *self.message = Message::default();
         self.room.shrink_to(0);
     }
 }
