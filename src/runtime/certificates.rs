@@ -3,15 +3,16 @@
 //! A reload that fails leaves everything as it was. Must not judge certificates: [`crate::tls::certificate`] does.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::atomic_file::{AtomicFile, create_directory, directory_of};
 use crate::exit::Exit;
 use crate::limits;
 use crate::time::Now;
@@ -304,33 +305,9 @@ fn read_text(file: &Path) -> Result<Zeroizing<String>, CertificateFault> {
 
 /// Writes a new file so that after a crash it is there whole or not at all.
 fn write_new(file: &Path, content: &[u8], mode: u32) -> Result<(), CertificateFault> {
-    let temporary = file.with_extension("new");
-    write_and_rename(file, &temporary, content, mode).map_err(|error| {
-        // The first error counts; the next start removes what is left anyway.
-        let _ = fs::remove_file(&temporary);
-        CertificateFault::write(file, &error)
-    })
-}
-
-fn write_and_rename(file: &Path, temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    // A leftover may have other permissions than the new file must have from its first byte on.
-    remove_if_there(temporary)?;
-    let mut open = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
-    // The mode above is subject to the umask, and a certificate should be readable by all.
-    open.set_permissions(fs::Permissions::from_mode(mode))?;
-    open.write_all(content)?;
-    open.sync_all()?;
-    fs::rename(temporary, file)?;
-    File::open(directory)?.sync_all()
-}
-
-fn remove_if_there(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    create_directory(directory_of(file))
+        .and_then(|()| AtomicFile::private(file).with_mode(mode).replace(content))
+        .map_err(|fault| CertificateFault::write(file, &fault.error))
 }
 
 /// The permission bits of users who are neither the owner nor in the group.
@@ -388,7 +365,7 @@ mod tests {
         let files = created(directory.path());
         let key = fs::read(&files.key).unwrap();
         fs::remove_file(&files.certificate).unwrap();
-        fs::write(files.certificate.with_extension("new"), "left by a crash").unwrap();
+        fs::write(directory.path().join("tls-cert.pem.new"), "left by a crash").unwrap();
         assert!(files.create_if_missing("mail.example.org", NOW).unwrap());
         assert_eq!(fs::read(&files.key).unwrap(), key);
         open(&files).unwrap();

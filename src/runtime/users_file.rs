@@ -6,12 +6,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::atomic_file::{AtomicFile, WriteFault, create_directory, directory_of};
 use super::passwords::Passwords;
 use crate::auth::users::{Users, UsersError};
 use crate::limits;
@@ -207,29 +208,21 @@ fn parse(path: &Path, text: Vec<u8>) -> Result<Users, UsersFileError> {
 /// Where the users file is, and what stands beside it.
 struct Place {
     file: PathBuf,
-    directory: PathBuf,
     owner: (u32, u32),
 }
 
 impl Place {
     fn of(path: &Path) -> Result<Self, UsersFileError> {
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|error| UsersFileError::io("make", &directory, error))?;
-        let metadata = fs::symlink_metadata(path).or_else(|_| fs::metadata(&directory));
-        let metadata = metadata.map_err(|error| UsersFileError::io("look at", &directory, error))?;
+        let directory = directory_of(path);
+        create_directory(directory).map_err(UsersFileError::from)?;
+        let metadata = fs::symlink_metadata(path).or_else(|_| fs::metadata(directory));
+        let metadata = metadata.map_err(|error| UsersFileError::io("look at", directory, error))?;
         // Renaming would put a file in the place of the link. Writing behind it would let the server's own user, who
         // may make links in this directory, choose what root writes to.
         if metadata.is_symlink() {
             return Err(UsersFileError::Link { path: path.to_owned() });
         }
-        Ok(Self { file: path.to_owned(), directory, owner: (metadata.uid(), metadata.gid()) })
+        Ok(Self { file: path.to_owned(), owner: (metadata.uid(), metadata.gid()) })
     }
 
     /// Waits for other writers; the lock lasts as long as the file that is returned.
@@ -250,28 +243,11 @@ impl Place {
         }
     }
 
-    /// Puts a new file in the place of the old one. After a crash at any point there is the old or the new one, whole.
+    /// Puts a new file in the place of the old one. The lock keeps other writers away from the name of the new one.
     fn replace(&self, text: &[u8]) -> Result<(), UsersFileError> {
-        let path = self.beside(".new");
-        let failed = |error| UsersFileError::io("write", &path, error);
-        self.write_new(&path, text).map_err(failed)?;
-        fs::rename(&path, &self.file).map_err(|error| UsersFileError::io("replace", &self.file, error))?;
-        let sync_directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        sync_directory.map_err(|error| UsersFileError::io("sync", &self.directory, error))
-    }
-
-    /// One left behind by a crash is removed first: its owner and its permissions are not to be inherited. The lock
-    /// keeps other writers away from the name.
-    fn write_new(&self, path: &Path, text: &[u8]) -> io::Result<()> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        self.give_to_owner(&file)?;
-        file.write_all(text)?;
-        file.sync_all()
+        let (user, group) = self.owner;
+        let replaced = AtomicFile::private(&self.file).with_owner(user, group).replace(text);
+        replaced.map_err(UsersFileError::from)
     }
 
     fn give_to_owner(&self, file: &File) -> io::Result<()> {
@@ -293,6 +269,12 @@ impl Place {
 impl UsersFileError {
     fn io(attempt: &'static str, path: &Path, error: io::Error) -> Self {
         Self::Io { attempt, path: path.to_owned(), error }
+    }
+}
+
+impl From<WriteFault> for UsersFileError {
+    fn from(fault: WriteFault) -> Self {
+        Self::Io { attempt: fault.attempt, path: fault.path, error: fault.error }
     }
 }
 
