@@ -40,6 +40,19 @@ pub struct Recipient<'a> {
 }
 
 impl Envelope {
+    /// No sender, no recipients.
+    pub const EMPTY: Self = Self {
+        text: String::new(),
+        sender: 0..0,
+        user: 0..0,
+        envid: None,
+        recipients: Vec::new(),
+        body: Body::SevenBit,
+        smtputf8: false,
+        ret: None,
+        declared_size: None,
+    };
+
     /// Begins a new envelope in the memory of the old one.
     pub fn begin(&mut self, mail: &Mail<'_>, user: &str) {
         self.clear();

@@ -19,6 +19,10 @@ pub struct Message {
 }
 
 impl Message {
+    /// Nothing at all.
+    pub const EMPTY: Self =
+        Self { id: MessageId::NONE, envelope: Envelope::EMPTY, trace: Vec::new(), content: Vec::new() };
+
     /// Bytes of the whole message, trace header included.
     pub fn size(&self) -> u64 {
         (self.trace.len() + self.content.len()) as u64
@@ -37,6 +41,9 @@ impl Message {
 pub struct MessageId([u8; MessageId::LENGTH]);
 
 impl MessageId {
+    /// The name of no message.
+    pub const NONE: Self = Self([b'0'; Self::LENGTH]);
+
     const LENGTH: usize = 16;
     const TIME_DIGITS: usize = 11;
     const SHARD_DIGITS: usize = 2;
@@ -74,7 +81,7 @@ fn write_digits(digits: &mut [u8], mut value: u64) {
 
 impl Default for MessageId {
     fn default() -> Self {
-        Self([b'0'; Self::LENGTH])
+        Self::NONE
     }
 }
 

@@ -358,7 +358,7 @@ impl Conversation {
             let took = now.monotonic.saturating_sub(start.monotonic);
             self.shard.report(report::message_stored(self.identity.connection, &delivered.message, took));
         }
-        self.connection.handle_stored(now, delivered.result, Some(delivered.message), &mut self.output);
+        self.connection.handle_stored(now, delivered.result, delivered.message, &mut self.output);
         self.note_progress();
     }
 

@@ -147,7 +147,7 @@ impl Connection {
         &mut self,
         now: Now,
         result: Result<Committed, StoreFailure>,
-        message: Option<Box<Message>>,
+        message: Box<Message>,
         output: &mut Output,
     ) {
         self.server.handle_progress(now);

@@ -165,7 +165,7 @@ impl Driver {
                     if result.is_ok() {
                         self.stored.push((*message).clone());
                     }
-                    self.connection.handle_stored(NOW, result, Some(message), &mut self.output);
+                    self.connection.handle_stored(NOW, result, message, &mut self.output);
                 }
             }
         }

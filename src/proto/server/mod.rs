@@ -9,6 +9,7 @@
 //! * Replies that belong to one flight stand in `out` together; the driver sends them when the server wants more input,
 //!   and not before, so that a flight is answered by one send.
 
+mod draft;
 mod framing;
 mod gate;
 mod hello;
@@ -28,6 +29,7 @@ pub use resources::Resources;
 pub use tally::{Outcome, Start, Tally};
 pub use transaction::StoreFailure;
 
+use self::draft::Draft;
 use self::framing::{Framing, Skip};
 use self::gate::{Passage, gate};
 use self::resources::Room;
@@ -164,7 +166,7 @@ pub struct Server {
     framing: Framing,
     line: LineReader,
     action: Option<Action>,
-    message: Box<Message>,
+    message: Draft,
     room: Room,
     client_name: String,
     member: Option<Arc<Member>>,
@@ -206,7 +208,7 @@ impl Server {
             framing: Framing::Lines,
             line: LineReader::default(),
             action: None,
-            message: Box::default(),
+            message: Draft::default(),
             room: Room::new(resources),
             client_name: String::new(),
             member: None,

@@ -113,7 +113,7 @@ impl Talk {
         self.say(&format!("{TRANSACTION}BDAT {} LAST\r\n{MESSAGE}", MESSAGE.len()));
         let Some(Action::Store(message)) = self.server.poll_action() else { panic!("nothing to store") };
         let result = result.map(|()| Committed::attested_by_storage());
-        self.reply(|server, out| server.handle_stored(result, Some(message), out))
+        self.reply(|server, out| server.handle_stored(result, message, out))
     }
 }
 
@@ -238,7 +238,7 @@ fn a_drained_server_finishes_the_transaction_and_begins_no_other() {
     talk.say(&format!("BDAT {} LAST\r\n{MESSAGE}", MESSAGE.len()));
     let Some(Action::Store(message)) = talk.server.poll_action() else { panic!("nothing to store") };
     let stored = Ok(Committed::attested_by_storage());
-    let replies = talk.reply(|server, out| server.handle_stored(stored, Some(message), out));
+    let replies = talk.reply(|server, out| server.handle_stored(stored, message, out));
     assert!(replies.starts_with("250 2.0.0") && replies.contains("\r\n421 4.3.2"), "{replies}");
     assert_eq!(talk.server.outcome(), Some(Outcome::Drained));
 }

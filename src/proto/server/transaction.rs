@@ -249,7 +249,7 @@ impl Server {
         self.framing = Framing::Lines;
         self.write_trace(at, &header, now);
         self.state = State::Storing(at);
-        self.action = Some(Action::Store(mem::take(&mut self.message)));
+        self.action = Some(Action::Store(self.message.take()));
     }
 
     fn write_trace(&mut self, at: Authorized, header: &HeaderFacts, now: Now) {
@@ -273,19 +273,13 @@ impl Server {
         write_trace(&origin, header, now, &mut message.trace);
     }
 
-    /// What became of the message that was to be stored. `message` brings its memory back; without it new memory is
-    /// taken for the next message.
-    pub fn handle_stored(
-        &mut self,
-        result: Result<Committed, StoreFailure>,
-        message: Option<Box<Message>>,
-        out: &mut Vec<u8>,
-    ) {
+    /// What became of the message that was to be stored. `message` comes back, so that its memory serves for the next one.
+    pub fn handle_stored(&mut self, result: Result<Committed, StoreFailure>, message: Box<Message>, out: &mut Vec<u8>) {
         let State::Storing(at) = self.state else {
             self.broken(out);
             return;
         };
-        self.message = message.unwrap_or_default();
+        self.message.put_back(message);
         match result {
             Ok(committed) => self.acknowledge(&committed, out),
             Err(failure) => {
@@ -364,16 +358,13 @@ impl Server {
 
     /// Forgets sender, recipients and content.
     pub(super) fn forget_transaction(&mut self) {
-        self.message.clear();
-        if self.message.content.capacity() > KEPT_BUFFER_BYTES_MAX {
-            self.message.content = Vec::new();
-        }
+        self.message.clear(KEPT_BUFFER_BYTES_MAX);
         self.room.shrink_to(self.message.content.capacity());
     }
 
     /// Gives back all memory that messages need.
     pub(super) fn release_message_memory(&mut self) {
-        *self.message = Message::default();
+        self.message.release();
         self.room.shrink_to(0);
     }
 }

@@ -1,0 +1,117 @@
+//! The protocol core takes no memory for a command: shown by counting what the allocator is asked for.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+use onetrip::proto::channel::TlsFacts;
+use onetrip::proto::credential::{Member, Senders, Verdict};
+use onetrip::proto::proof::{Committed, Encrypted};
+use onetrip::proto::server::{Action, Opening, Peer, Server};
+use support::{NOW, Site};
+
+/// The system's allocator, with a count of what each thread asks for.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is passed on to the system's allocator unchanged; counting touches no memory that it manages.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ASKED.with(Cell::get);
+    work();
+    ASKED.with(Cell::get) - before
+}
+
+/// A conversation inside TLS, after AUTH.
+fn logged_in() -> Server {
+    let site = Site::new();
+    let peer = Peer { client: "198.51.100.7:40000".parse().unwrap(), server: "192.0.2.1".parse().unwrap() };
+    let mut server = Server::new(site.settings, site.resources, peer, Opening::ImplicitTls, NOW);
+    let mut out = Vec::new();
+    server.greet(&mut out);
+    let facts = TlsFacts { version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", resumed: false };
+    server.handle_secured(facts, Encrypted::attested_by_handshake());
+    server.handle_bytes(NOW, b"EHLO client.example\r\nAUTH PLAIN AGFubgBzZWNyZXQ=\r\n", &mut out);
+    assert!(matches!(server.poll_action(), Some(Action::Verify(_))));
+    let member = Arc::new(Member { name: "ann".to_owned(), senders: Senders::Any });
+    server.handle_verdict(Verdict::Accepted(member), &mut out);
+    server
+}
+
+fn submit(server: &mut Server, words: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    server.handle_bytes(NOW, words, out);
+    let Some(Action::Store(message)) = server.poll_action() else { panic!("nothing to store") };
+    server.handle_stored(Ok(Committed::attested_by_storage()), message, out);
+    assert!(out.windows(10).any(|window| window == b"250 2.0.0 "));
+}
+
+#[test]
+fn a_further_message_takes_no_memory() {
+    const PIPELINED: &[u8] = b"MAIL FROM:<ann@example.org> SIZE=40 BODY=8BITMIME\r\nRCPT TO:<bob@example.org>\r\n\
+        RCPT TO:<carl@example.org> NOTIFY=NEVER\r\nBDAT 35 LAST\r\nSubject: hello\r\n\r\nHello, both of you";
+    const WITH_DATA: &[u8] = b"MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n\
+        Subject: hello\r\n\r\n..Hello.\r\n.\r\n";
+    let mut server = logged_in();
+    let mut out = Vec::with_capacity(4_096);
+    submit(&mut server, PIPELINED, &mut out);
+    submit(&mut server, WITH_DATA, &mut out);
+    for words in [PIPELINED, WITH_DATA] {
+        assert_eq!(allocations(|| submit(&mut server, words, &mut out)), 0);
+    }
+}
+
+#[test]
+fn commands_take_no_memory_whether_they_are_allowed_or_not() {
+    let mut server = logged_in();
+    let mut out = Vec::with_capacity(65_536);
+    let words =
+        b"NOOP\r\nRSET\r\nVRFY bob\r\nHELP\r\nRCPT TO:<bob@example.org>\r\nSTARTTLS\r\nXYZZY\r\nEHLO a.example\r\n\
+        MAIL FROM:<ann@example.org> XFOO=1\r\nBDAT 4 LAST\r\nabcdNOOP\r\n";
+    server.handle_bytes(NOW, b"EHLO client.example\r\n", &mut out);
+    let asked = allocations(|| {
+        server.handle_bytes(NOW, words, &mut out);
+    });
+    assert_eq!(asked, 0);
+}
+
+#[test]
+fn a_line_cut_by_segments_takes_memory_once() {
+    let mut server = logged_in();
+    let mut out = Vec::with_capacity(65_536);
+    let mut cut = || {
+        for byte in b"NOOP and a few more words to be sure\r\n" {
+            server.handle_bytes(NOW, &[*byte], &mut out);
+        }
+    };
+    cut();
+    assert_eq!(allocations(&mut cut), 0);
+}
