@@ -116,7 +116,7 @@ fn serve(mut connection: Connection, stream: &mut (impl Read + Write)) -> Seen {
             }
             Step::Store(stored) => {
                 message = Some(String::from_utf8(stored.content.clone()).unwrap());
-                connection.handle_stored(now(), Ok(Committed::attested_by_storage()), Some(stored), &mut output);
+                connection.handle_stored(now(), Ok(Committed::attested_by_storage()), stored, &mut output);
                 continue;
             }
             Step::Receive | Step::Close => {}
