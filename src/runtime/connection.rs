@@ -197,6 +197,9 @@ impl Conversation {
                 return Ok(());
             }
         }
+        if self.connection.peer_closed() {
+            return Err(Gone);
+        }
         let activity = if self.connection.server().is_in_transaction() { Activity::Receiving } else { Activity::Idle };
         self.registration.wait(activity, self.connection.poll_timeout());
         let received = poll_fn(|context| self.poll_receive(context)).await;
