@@ -1,1 +1,5 @@
+//! The load generator of onetrip: high-latency submission clients, simulated by the ten thousand.
+#![allow(dead_code)]
+mod link;
+mod random;
 fn main() {}
