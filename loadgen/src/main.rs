@@ -1,5 +1,9 @@
 //! The load generator of onetrip: high-latency submission clients, simulated by the ten thousand.
 #![allow(dead_code)]
 mod link;
+mod plan;
 mod random;
+mod record;
+mod scenario;
+mod veil;
 fn main() {}

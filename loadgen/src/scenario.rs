@@ -1,0 +1,216 @@
+//! The ways in which a client may submit, and what each needs of the server.
+//!
+//! Knows nothing of load: `plan` says how many clients go which way.
+
+use std::fmt;
+
+use onetrip::proto::client::{Capabilities, Point, Profile, Security, ServerMemory};
+
+use crate::veil::Hidden;
+
+/// A way to submit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Scenario {
+    /// Plain ESMTP: greeting, EHLO, STARTTLS, EHLO, AUTH, MAIL, one after the other, and DATA.
+    Esmtp,
+    /// TLS from the first byte, then plain ESMTP.
+    ImplicitTls,
+    /// A pipelined QHLO and nothing else of QUICKSTART.
+    Qhlo,
+    /// QTLS and QHLO, but AUTH is not pipelined.
+    Qtls,
+    /// QTLS, QHLO and a pipelined AUTH: the draft's basic profile.
+    Basic,
+    /// All of QUICKSTART, with remembered ids and without a TLS session.
+    Full,
+    /// All of QUICKSTART, with remembered ids and a TLS session.
+    FullResumed,
+    /// All of QUICKSTART, but the remembered id is wrong.
+    Fallback,
+    /// Exim's early EHLO.
+    Pipeconnect,
+    /// A wrong password; the refusal is what is expected.
+    BadAuth,
+}
+
+impl Scenario {
+    /// All of them, in the order of reports.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Esmtp,
+        Self::ImplicitTls,
+        Self::Qhlo,
+        Self::Qtls,
+        Self::Basic,
+        Self::Full,
+        Self::FullResumed,
+        Self::Fallback,
+        Self::Pipeconnect,
+        Self::BadAuth,
+    ];
+
+    /// The name on the command line and in reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Esmtp => "esmtp",
+            Self::ImplicitTls => "implicit-tls",
+            Self::Qhlo => "qhlo",
+            Self::Qtls => "qtls",
+            Self::Basic => "basic",
+            Self::Full => "full",
+            Self::FullResumed => "full-resumed",
+            Self::Fallback => "fallback",
+            Self::Pipeconnect => "pipeconnect",
+            Self::BadAuth => "bad-auth",
+        }
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    ///
+    /// Words for the user, if there is no such scenario.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|scenario| scenario.name() == text);
+        found.ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|scenario| scenario.name()).collect();
+            format!("{text:?} is no scenario: say one of {}", names.join(", "))
+        })
+    }
+
+    /// How TLS begins.
+    pub(crate) const fn security(self) -> Security {
+        match self {
+            Self::ImplicitTls => Security::Implicit,
+            _ => Security::Required,
+        }
+    }
+
+    /// How much of QUICKSTART the client uses.
+    pub(crate) const fn profile(self) -> Profile {
+        match self {
+            Self::Esmtp | Self::ImplicitTls => Profile::Esmtp,
+            Self::Qhlo | Self::Qtls | Self::Basic => Profile::Basic,
+            Self::Full | Self::FullResumed | Self::Fallback | Self::Pipeconnect | Self::BadAuth => Profile::Full,
+        }
+    }
+
+    /// Does the client come with what it remembers of the server?
+    pub(crate) const fn is_warm(self) -> bool {
+        matches!(self, Self::Full | Self::FullResumed | Self::Fallback | Self::Pipeconnect | Self::BadAuth)
+    }
+
+    /// Does the client come with a TLS session?
+    pub(crate) const fn resumes(self) -> bool {
+        matches!(self, Self::FullResumed)
+    }
+
+    /// Is it the refusal of the login that is measured?
+    pub(crate) const fn expects_refusal(self) -> bool {
+        matches!(self, Self::BadAuth)
+    }
+
+    /// What of the server's lists this client must not see, so that it does without it.
+    pub(crate) const fn hidden(self) -> Hidden {
+        let (keywords, parameters): (&[&str], &[&str]) = match self {
+            // What mail programs do today: DATA, although the server offers better.
+            Self::Esmtp | Self::ImplicitTls => (&["CHUNKING", "PIPECONNECT", "QUICKSTART"], &[]),
+            Self::Qhlo => (&["CHUNKING", "PIPECONNECT"], &["QTLS", "STARTTLS", "AUTH", "QHLO"]),
+            Self::Qtls => (&["PIPECONNECT"], &["AUTH", "QHLO"]),
+            Self::Basic => (&["PIPECONNECT"], &["QHLO"]),
+            Self::Full | Self::FullResumed | Self::Fallback | Self::BadAuth => (&["PIPECONNECT"], &["XEARLYDATA"]),
+            Self::Pipeconnect => (&["QUICKSTART"], &[]),
+        };
+        Hidden { keywords, parameters }
+    }
+
+    /// What the server does not offer and this scenario needs; `None` if nothing is missing. `server` is what a client
+    /// has learnt that asked without hiding anything.
+    pub(crate) fn missing(self, server: &ServerMemory) -> Option<&'static str> {
+        let offers = |point, test: &dyn Fn(&Capabilities) -> bool| server.at(point).is_some_and(test);
+        let at_connect = |test: &dyn Fn(&Capabilities) -> bool| offers(Point::Connect, test);
+        match self {
+            Self::ImplicitTls => None,
+            _ if !at_connect(&|list| list.starttls) => Some("STARTTLS"),
+            Self::Esmtp | Self::BadAuth => None,
+            Self::Pipeconnect => (!at_connect(&|list| list.pipeconnect)).then_some("PIPECONNECT"),
+            _ if !at_connect(&|list| list.quickstart.is_some()) => Some("QUICKSTART"),
+            Self::Qhlo => None,
+            Self::Qtls => (!at_connect(&|list| list.quick(|quick| quick.qtls))).then_some("QTLS"),
+            Self::Basic => {
+                let all = at_connect(&|list| list.quick(|quick| quick.qtls))
+                    && offers(Point::Secured, &|list| list.quick(|quick| quick.auth));
+                (!all).then_some("QTLS and AUTH as parameters of QUICKSTART")
+            }
+            Self::Full | Self::FullResumed | Self::Fallback => {
+                let all = at_connect(&|list| list.qhlo_id().is_some() && list.quick(|quick| quick.starttls))
+                    && offers(Point::Secured, &|list| list.qhlo_id().is_some());
+                (!all).then_some("QHLO=id and STARTTLS as parameters of QUICKSTART")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A memory in which the id of the *connect* point is wrong and all else is right.
+pub(crate) fn with_wrong_id(server: &ServerMemory) -> ServerMemory {
+    let mut wrong = server.clone();
+    let Some(list) = server.at(Point::Connect) else { return wrong };
+    let lines: Vec<String> = list.lines().map(spoil_id).collect();
+    wrong.learn(Point::Connect, &Capabilities::from_lines(lines.iter().map(String::as_str)));
+    wrong
+}
+
+fn spoil_id(line: &str) -> String {
+    let words = line.split(' ').map(|word| if word.starts_with("QHLO=") { "QHLO=wrong" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use onetrip::proto::client::{Capabilities, Point, ServerMemory};
+
+    use super::{Scenario, with_wrong_id};
+
+    fn server(connect: &[&str], secured: &[&str]) -> ServerMemory {
+        let mut memory = ServerMemory::default();
+        memory.learn(Point::Connect, &Capabilities::from_lines(connect.iter().copied()));
+        memory.learn(Point::Secured, &Capabilities::from_lines(secured.iter().copied()));
+        memory
+    }
+
+    #[test]
+    fn every_name_is_read_back() {
+        assert!(Scenario::ALL.into_iter().all(|scenario| Scenario::parse(scenario.name()) == Ok(scenario)));
+        assert!(Scenario::parse("fast").is_err());
+    }
+
+    #[test]
+    fn a_plain_server_is_asked_for_plain_scenarios_only() {
+        let postfix = server(&["PIPELINING", "STARTTLS"], &["PIPELINING", "AUTH PLAIN"]);
+        let fits: Vec<_> = Scenario::ALL.into_iter().filter(|scenario| scenario.missing(&postfix).is_none()).collect();
+        assert_eq!(fits, [Scenario::Esmtp, Scenario::ImplicitTls, Scenario::BadAuth]);
+    }
+
+    #[test]
+    fn a_server_with_all_of_quickstart_and_pipeconnect_lacks_nothing() {
+        let all = server(
+            &["PIPELINING", "STARTTLS", "PIPECONNECT", "QUICKSTART QTLS QHLO=a STARTTLS"],
+            &["PIPELINING", "AUTH PLAIN", "QUICKSTART QHLO=b AUTH"],
+        );
+        assert!(Scenario::ALL.into_iter().all(|scenario| scenario.missing(&all).is_none()));
+    }
+
+    #[test]
+    fn the_fallback_spoils_the_id_of_the_connect_point_alone() {
+        let right = server(&["PIPELINING", "QUICKSTART QTLS QHLO=a STARTTLS"], &["QUICKSTART QHLO=b"]);
+        let wrong = with_wrong_id(&right);
+        assert_eq!(wrong.at(Point::Connect).unwrap().qhlo_id(), Some("wrong"));
+        assert!(wrong.at(Point::Connect).unwrap().quick(|quick| quick.starttls));
+        assert_eq!(wrong.at(Point::Secured), right.at(Point::Secured));
+    }
+}
