@@ -3,6 +3,7 @@
 mod link;
 mod plan;
 mod random;
+mod real_link;
 mod record;
 mod scenario;
 mod veil;
