@@ -76,7 +76,9 @@ impl Profile {
             });
         }
         Self::parse_figures(text).ok_or_else(|| {
-            format!("{text:?} is no link: say lan, dsl, lte, 3g, satellite, loopback or MS[±JITTER][/MBITS], such as 200±20")
+            format!(
+                "{text:?} is no link: say lan, dsl, lte, 3g, satellite, loopback or MS[±JITTER][/MBITS], such as 200±20"
+            )
         })
     }
 

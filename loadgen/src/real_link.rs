@@ -142,9 +142,13 @@ fn make_side_here(own: Ipv4Addr, peer: Ipv4Addr) -> Result<(Namespace, OwnedFd),
     // SAFETY: only this thread's view of the network changes, and it ends right after this function.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     if result != 0 {
-        return Err(format!("cannot make a network namespace (--real-link needs root): {}", io::Error::last_os_error()));
+        return Err(format!(
+            "cannot make a network namespace (--real-link needs root): {}",
+            io::Error::last_os_error()
+        ));
     }
-    let handle = File::open("/proc/thread-self/ns/net").map_err(|error| format!("cannot hold the namespace: {error}"))?;
+    let handle =
+        File::open("/proc/thread-self/ns/net").map_err(|error| format!("cannot hold the namespace: {error}"))?;
     let device = open_tun()?;
     let peer = format!("{peer}");
     let own = format!("{own}");
