@@ -95,11 +95,6 @@ impl Profile {
         let name = text.to_owned();
         Some(Self { name, round_trip, jitter, up_bits_per_s: bits_per_s, down_bits_per_s: bits_per_s })
     }
-
-    /// True if bytes pass at once: then there is nothing to model.
-    pub(crate) fn is_immediate(&self) -> bool {
-        self.round_trip.is_zero() && self.up_bits_per_s == 0 && self.down_bits_per_s == 0
-    }
 }
 
 impl fmt::Display for Profile {
@@ -364,7 +359,7 @@ mod tests {
         assert_eq!(Profile::parse("lan").unwrap().round_trip, ms(1));
         assert_eq!(Profile::parse("200±20").unwrap().jitter, ms(20));
         assert_eq!(Profile::parse("20.5/1.5").unwrap().up_bits_per_s, 1_500_000);
-        assert!(Profile::parse("loopback").unwrap().is_immediate());
+        assert_eq!(Profile::parse("loopback").unwrap().round_trip, ms(0));
         for text in ["", "fast", "-5", "10±20", "1e9", "NaN", "5/-1", "5/x", "61000"] {
             assert!(Profile::parse(text).is_err(), "{text}");
         }

@@ -2,7 +2,7 @@
 //!
 //! Each core keeps its own [`Record`]; they are merged at the end. Must not format anything for people: `report` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -136,11 +136,6 @@ impl ScenarioRecord {
         *self.errors.entry(kind.to_owned()).or_default() += 1;
     }
 
-    /// All failures.
-    pub(crate) fn errors_total(&self) -> u64 {
-        self.errors.values().sum()
-    }
-
     /// Takes over what was measured elsewhere.
     pub(crate) fn merge(&mut self, other: &Self) {
         for (phase, times) in self.phases.iter_mut().zip(&other.phases) {
@@ -170,6 +165,8 @@ pub(crate) struct Record {
     seconds: BTreeMap<u64, Second>,
     /// How late the generator itself began its sessions.
     pub(crate) lateness: Times,
+    /// What went wrong in the generator itself, each kind once.
+    pub(crate) faults: BTreeSet<String>,
 }
 
 impl Record {
@@ -216,6 +213,7 @@ impl Record {
             mine.times.merge(&second.times);
         }
         self.lateness.merge(&other.lateness);
+        self.faults.extend(other.faults.iter().cloned());
     }
 
     /// All scenarios together.
@@ -247,7 +245,7 @@ mod tests {
         two.note_acknowledged(Scenario::Full, ms(2_000), ms(20));
         one.merge(&two);
         let esmtp = &one.scenarios()[&Scenario::Esmtp];
-        assert_eq!((esmtp.acknowledged, esmtp.errors_total()), (2, 1));
+        assert_eq!((esmtp.acknowledged, esmtp.errors.values().sum::<u64>()), (2, 1));
         assert_eq!(esmtp.phase(Phase::FinalReply).histogram().len(), 2);
         let per_second: Vec<_> = one.seconds().iter().map(|(&at, s)| (at, s.acknowledged, s.errors)).collect();
         assert_eq!(per_second, [(0, 2, 0), (1, 0, 1), (2, 1, 0)]);
@@ -267,6 +265,6 @@ mod tests {
         let mut record = ScenarioRecord::default();
         (0..10 * ERROR_KINDS_MAX).for_each(|number| record.note_error(&format!("error {number}")));
         assert!(record.errors.len() <= ERROR_KINDS_MAX + 1);
-        assert_eq!(record.errors_total(), 10 * ERROR_KINDS_MAX as u64);
+        assert_eq!(record.errors.values().sum::<u64>(), 10 * ERROR_KINDS_MAX as u64);
     }
 }
