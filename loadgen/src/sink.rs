@@ -132,6 +132,24 @@ pub(crate) struct Tally {
     pub(crate) connections: AtomicU64,
 }
 
+/// How often a change of the counts is shown.
+const TALLY_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Tally {
+    /// Shows the counts whenever they have changed, for as long as the process lives.
+    pub(crate) fn show_changes(&self) {
+        let mut before = (0, 0);
+        loop {
+            std::thread::sleep(TALLY_INTERVAL);
+            let now = (self.messages.load(Ordering::Relaxed), self.connections.load(Ordering::Relaxed));
+            if now != before {
+                crate::run::say(&format!("{} messages in {} connections", now.0, now.1));
+                before = now;
+            }
+        }
+    }
+}
+
 /// Serves until the process ends.
 ///
 /// # Errors
@@ -373,11 +391,12 @@ impl Dialog {
 
     fn end_message(&mut self) {
         let message = std::mem::take(&mut self.message);
-        // It is kept before the answer, as a server has to.
-        let at = self.actions.len();
-        if self.answer(Stage::End, "", "250 2.0.0 taken") {
-            self.actions.insert(at, Action::Keep(message));
+        let deed = self.judge(Stage::End, "");
+        if !matches!(deed, Some(Deed::Reply(_) | Deed::Disconnect)) {
+            // It is kept before the answer, as a server has to.
+            self.actions.push(Action::Keep(message));
         }
+        self.carry_out(deed, "250 2.0.0 taken");
         self.reset();
     }
 
@@ -389,30 +408,34 @@ impl Dialog {
 
     /// Says the usual words unless a rule strikes; false if a rule refused.
     fn answer(&mut self, stage: Stage, line: &str, usual: &str) -> bool {
-        let settings = Arc::clone(&self.settings);
+        let deed = self.judge(stage, line);
+        self.carry_out(deed, usual)
+    }
+
+    /// What the first rule that strikes wants done.
+    fn judge(&mut self, stage: Stage, line: &str) -> Option<Deed> {
         let line = line.to_ascii_lowercase();
-        let applies = |rule: &&Rule| rule.stage == stage && line.contains(&rule.text);
         let random = &mut self.random;
-        let struck = settings.rules.iter().filter(applies).find(|rule| random.unit() < rule.share);
-        match struck.map(|rule| &rule.deed) {
-            Some(Deed::Reply(reply)) => {
-                self.say(reply);
-                false
-            }
-            Some(Deed::Disconnect) => {
-                self.close();
-                false
-            }
+        let applies = |rule: &&Rule| rule.stage == stage && line.contains(&rule.text);
+        let struck = self.settings.rules.iter().filter(applies).find(|rule| random.unit() < rule.share);
+        struck.map(|rule| rule.deed.clone())
+    }
+
+    fn carry_out(&mut self, deed: Option<Deed>, usual: &str) -> bool {
+        match deed {
+            Some(Deed::Reply(reply)) => self.say(&reply),
+            Some(Deed::Disconnect) => self.close(),
             Some(Deed::Delay(delay)) => {
-                self.actions.push(Action::Wait(*delay));
+                self.actions.push(Action::Wait(delay));
                 self.say(usual);
-                true
+                return true;
             }
             None => {
                 self.say(usual);
-                true
+                return true;
             }
         }
+        false
     }
 
     /// Answers that leave together are one piece.
@@ -465,9 +488,7 @@ mod tests {
             let actions = play(&[], &[&DATA[..cut], &DATA[cut..]]);
             assert_eq!(codes(&actions), ["220", "250", "250", "250", "354", "250", "221"], "cut at {cut}");
             let kept = actions.iter().position(|action| *action == Action::Keep(b".x\r\ny\r\n".to_vec())).unwrap();
-            let acknowledged =
-                actions.iter().position(|action| codes(std::slice::from_ref(action)).contains(&"221".into()));
-            assert!(kept < acknowledged.unwrap());
+            assert_eq!(codes(&actions[..kept]).last().map(String::as_str), Some("354"), "cut at {cut}");
             assert_eq!(actions.last(), Some(&Action::Close));
         }
     }
