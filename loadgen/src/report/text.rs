@@ -1,0 +1,154 @@
+//! A summary as plain text, for a terminal and for logs.
+
+use std::fmt::Write as _;
+
+use super::{PhaseSummary, ScenarioSummary, Summary};
+use crate::record::Phase;
+
+/// The whole report.
+pub(crate) fn write(summary: &Summary) -> String {
+    let mut text = String::new();
+    write_scenarios(&mut text, summary);
+    write_phases(&mut text, summary);
+    write_trips(&mut text, summary);
+    write_errors(&mut text, summary);
+    write_costs(&mut text, summary);
+    text
+}
+
+// Writing to a String cannot fail, so the results of `writeln!` are dropped below.
+
+fn write_scenarios(text: &mut String, summary: &Summary) {
+    let _ = writeln!(
+        text,
+        "{:<14}{:>10}{:>10}{:>9}{:>9}  time to the final reply in ms\n{:<52}{:>9}{:>9}{:>9}{:>9}{:>9}",
+        "scenario", "messages", "per s", "errors", "resumed", "", "p50", "p90", "p99", "p99.9", "max"
+    );
+    for scenario in summary.scenarios.iter().chain([&summary.total]) {
+        let resumed = match scenario.handshakes {
+            0 => "-".to_owned(),
+            handshakes => format!("{:.0} %", scenario.resumed as f64 * 100.0 / handshakes as f64),
+        };
+        let _ = write!(
+            text,
+            "{:<14}{:>10}{:>10.1}{:>9}{resumed:>9}",
+            scenario.name,
+            scenario.acknowledged,
+            summary.rate(scenario),
+            scenario.errors_total()
+        );
+        if let Some(times) = scenario.phase(Phase::FinalReply) {
+            let columns = [50.0, 90.0, 99.0, 99.9, 100.0].map(|percentile| format!("{:>9}", ms(times.at(percentile))));
+            let _ = write!(text, "{}", columns.concat());
+        }
+        text.push('\n');
+    }
+}
+
+fn write_phases(text: &mut String, summary: &Summary) {
+    let _ = writeln!(text, "\nphases, p50 / p99 in ms after the intended start");
+    let names = Phase::ALL.map(|phase| format!("{:>20}", phase.name())).concat();
+    let _ = writeln!(text, "{:<14}{names}", "");
+    for scenario in &summary.scenarios {
+        let columns = Phase::ALL.map(|phase| format!("{:>20}", both(scenario.phase(phase)))).concat();
+        let _ = writeln!(text, "{:<14}{columns}", scenario.name);
+    }
+}
+
+fn both(times: Option<&PhaseSummary>) -> String {
+    times.map_or_else(|| "-".to_owned(), |times| format!("{} / {}", ms(times.at(50.0)), ms(times.at(99.0))))
+}
+
+fn write_trips(text: &mut String, summary: &Summary) {
+    let _ = writeln!(text, "\nround trips to the final reply and packet of MAIL, first message of a connection");
+    for scenario in &summary.scenarios {
+        let _ = writeln!(text, "{:<14}{}", scenario.name, trips(scenario));
+    }
+}
+
+/// For example `3 (100 %); MAIL in packet 3 (100 %)`.
+pub(crate) fn trips(scenario: &ScenarioSummary) -> String {
+    let shares = |counts: &std::collections::BTreeMap<u32, u64>| {
+        let total: u64 = counts.values().sum();
+        let share = |(value, count): (&u32, &u64)| format!("{value} ({:.0} %)", *count as f64 * 100.0 / total as f64);
+        counts.iter().map(share).collect::<Vec<_>>().join(", ")
+    };
+    if scenario.round_trips.is_empty() {
+        return "-".to_owned();
+    }
+    format!("{}; MAIL in packet {}", shares(&scenario.round_trips), shares(&scenario.mail_packets))
+}
+
+fn write_errors(text: &mut String, summary: &Summary) {
+    for scenario in &summary.scenarios {
+        for (kind, count) in &scenario.errors {
+            let _ = writeln!(text, "error: {}: {kind}: {count}", scenario.name);
+        }
+    }
+    for words in &summary.left_out {
+        let _ = writeln!(text, "left out: {words}");
+    }
+}
+
+fn write_costs(text: &mut String, summary: &Summary) {
+    if let Some(server) = &summary.server {
+        let _ = writeln!(
+            text,
+            "\nserver: {:.2} s of processor time, {:.1} µs per message, at most {:.1} MiB of memory",
+            server.cpu_s,
+            server.cpu_us_per_message,
+            server.resident_bytes_max as f64 / f64::from(1 << 20)
+        );
+    }
+    let busy: Vec<_> = summary.generator_busy.iter().map(|busy| format!("{:.0} %", busy * 100.0)).collect();
+    let _ = writeln!(text, "\ngenerator: {:.1} s, cores busy {}", summary.seconds, busy.join(", "));
+    for warning in &summary.warnings {
+        let _ = writeln!(text, "WARNING: {warning}");
+    }
+}
+
+/// Two runs side by side.
+pub(crate) fn compare(before: &Summary, after: &Summary) -> String {
+    let mut text = format!("{:<14}{:<12}{:>12}{:>12}{:>10}\n", "scenario", "", "before", "now", "change");
+    for scenario in after.scenarios.iter().chain([&after.total]) {
+        let Some(old) = before.scenario(Some(&scenario.name)) else { continue };
+        let mut row = |name: &str, old: f64, new: f64| {
+            let change = if old == 0.0 { "-".to_owned() } else { format!("{:+.1} %", (new / old - 1.0) * 100.0) };
+            let _ = writeln!(text, "{:<14}{name:<12}{old:>12.2}{new:>12.2}{change:>10}", scenario.name);
+        };
+        row("per s", before.rate(old), after.rate(scenario));
+        row("errors", old.errors_total() as f64, scenario.errors_total() as f64);
+        if let (Some(old), Some(new)) = (old.phase(Phase::FinalReply), scenario.phase(Phase::FinalReply)) {
+            for (name, percentile) in [("p50 ms", 50.0), ("p99 ms", 99.0), ("p99.9 ms", 99.9)] {
+                row(name, old.at(percentile) as f64 / 1e3, new.at(percentile) as f64 / 1e3);
+            }
+        }
+    }
+    text
+}
+
+/// Microseconds as milliseconds.
+pub(crate) fn ms(time_us: u64) -> String {
+    format!("{:.1}", time_us as f64 / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{compare, write};
+    use crate::report::tests::example;
+
+    #[test]
+    fn the_text_names_scenarios_errors_and_what_was_left_out() {
+        let text = write(&example(0.95).1);
+        for words in ["full", "50.0", "closed <early>: 1", "left out: pipeconnect", "3 (100 %)", "WARNING"] {
+            assert!(text.contains(words), "{words} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_run_beside_itself_has_not_changed() {
+        let (_, summary) = example(0.1);
+        let text = compare(&summary, &summary);
+        assert!(text.contains("full          p99 ms") && text.contains("+0.0 %"), "{text}");
+    }
+}
