@@ -11,7 +11,7 @@ use crate::record::Phase;
 /// Size of a drawing's plane in SVG units, and the room left of and under it for words.
 const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 60.0;
+const LEFT: f64 = 86.0;
 const BOTTOM: f64 = 34.0;
 const TOP: f64 = 12.0;
 
