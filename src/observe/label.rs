@@ -68,6 +68,8 @@ words! {
         Starttls = "starttls",
         /// TLS from the first byte (RFC 8314 §3.3).
         Tls = "tls",
+        /// HTTP from whoever watches the service: `--metrics`.
+        Metrics = "metrics",
     }
 }
 

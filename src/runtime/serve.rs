@@ -38,6 +38,7 @@ use crate::observe::event::{
     CertificateReloadFailed, CertificateReloaded, Draining, Event, Listening, Ready, Stopped, UsersReloadFailed,
     UsersReloaded, Warning,
 };
+use crate::observe::label::ListenerKind;
 use crate::observe::metrics::Metrics;
 use crate::proto::extension::{Listing, Offer};
 use crate::proto::qhlo_id::Point;
@@ -231,6 +232,9 @@ impl Service {
         }
         for endpoint in &opened.listening {
             self.report(Listening { address: endpoint.address, listener: listener_kind(endpoint.opening) });
+        }
+        if let Some(server) = &self.metrics_server {
+            self.report(Listening { address: server.address(), listener: ListenerKind::Metrics });
         }
         self.report(Ready {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -1,0 +1,18 @@
+//! The real server as a service: how it refuses to start, stops, reloads, keeps its bounds, survives trouble, and what it
+//! tells of all that. What is said on a connection is the dialogs' business.
+
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+#[path = "../process/mod.rs"]
+mod process;
+
+mod bounds;
+mod delivery;
+mod greeting;
+mod logins;
+mod observing;
+mod reloading;
+mod starting;
+mod stopping;
