@@ -224,9 +224,17 @@ impl Conversation {
         let bytes = received?;
         if bytes > 0 {
             self.wake_up();
+            self.note_drain();
             self.connection.handle_input(shard.clock.now(), &buffer[..bytes], &mut self.output);
         }
         Poll::Ready(Ok(bytes))
+    }
+
+    /// Lets a transaction that is open know that it is the last one, before a further one can follow in the same flight.
+    fn note_drain(&mut self) {
+        if self.shard.is_draining() && self.connection.server().is_in_transaction() {
+            self.connection.handle_drain(&mut self.output);
+        }
     }
 
     /// Gives back what is not needed while the client is silent.
@@ -266,7 +274,12 @@ impl Conversation {
         self.traffic.bytes_out += sent as u64;
         self.output.wire.clear();
         self.registration.wait(Activity::Elsewhere, None);
-        result.map_err(|_: io::Error| Gone)
+        result.map_err(|_: io::Error| {
+            // If it was we who ended it, the summary is to say so. There is nobody to tell any more.
+            let _ = self.interrupted();
+            self.output.wire.clear();
+            Gone
+        })
     }
 
     /// A wait has ended without bytes: because the client is gone, or because we ended it.
@@ -275,6 +288,7 @@ impl Conversation {
         match self.registration.interrupted() {
             Some(Interrupt::TimedOut) => self.connection.handle_timeout(&mut self.output),
             Some(Interrupt::Drained) => self.connection.handle_drain(&mut self.output),
+            Some(Interrupt::Cut) => self.connection.handle_cut(&mut self.output),
             None => return Err(Gone),
         }
         if self.connection.server().outcome().is_some() { Ok(()) } else { Err(Gone) }
@@ -361,6 +375,7 @@ impl Conversation {
             let took = now.monotonic.saturating_sub(start.monotonic);
             self.shard.report(report::message_stored(self.identity.connection, &delivered.message, took));
         }
+        self.note_drain();
         self.connection.handle_stored(now, delivered.result, delivered.message, &mut self.output);
         self.note_progress();
     }

@@ -47,6 +47,8 @@ pub(super) enum Interrupt {
     TimedOut,
     /// The server is being stopped.
     Drained,
+    /// The server can wait no longer.
+    Cut,
 }
 
 /// One connection's place in the table; it leaves when this is dropped. Must be dropped before the socket is closed:
@@ -89,7 +91,7 @@ impl Connections {
     /// Ends every connection, whatever it is doing.
     pub(super) fn cut(&self) {
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            entry.interrupt = Some(Interrupt::Drained);
+            entry.interrupt = Some(Interrupt::Cut);
             shut_down(entry.socket, Shutdown::Both);
         }
     }
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!(idle_place.interrupted(), Some(Interrupt::Drained));
         assert_eq!(busy_place.interrupted(), None);
         connections.cut();
-        assert_eq!(busy_place.interrupted(), Some(Interrupt::Drained));
+        assert_eq!(busy_place.interrupted(), Some(Interrupt::Cut));
         assert_eq!(busy_client.read(&mut [0; 8]).unwrap(), 0, "the client sees the end");
     }
 

@@ -25,7 +25,7 @@ use super::listeners::{Endpoint, Listener, ListenerSettings, listen};
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
 use super::passwords::{PasswordSettings, Passwords};
-use super::qhlo_secrets::{QhloSecrets, QhloSecretsError};
+use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::report::listener_kind;
 use super::shard::{self, Order, ShardParts, ShardThread, try_executor};
 use super::state_directory::StateDirectory;
@@ -88,10 +88,23 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
     let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), shard_count(&config)));
     let (log, writer) = LogWriter::start(config.log_format, config.log_level, Arc::clone(&metrics))
         .map_err(|error| no_thread(&error))?;
-    let result = Service::open(config, clock, &directory, metrics, log).and_then(Service::run);
+    let result = match Service::open(config, clock, &directory, metrics, log) {
+        Ok(service) => service.run(),
+        Err(error) => {
+            withdraw(directory);
+            Err(error)
+        }
+    };
     // Whatever was logged must be on the terminal before the reason for the end is.
     let _ = writer.stop();
     result
+}
+
+/// Leaves nothing behind of a first start that has failed.
+fn withdraw(directory: StateDirectory) {
+    let CertificateFiles { certificate, key } = CertificateFiles::in_state_directory(directory.path());
+    let secrets = directory.file(QHLO_SECRETS_FILE);
+    directory.withdraw(&[certificate, key, secrets]);
 }
 
 /// All that is open while the server runs.

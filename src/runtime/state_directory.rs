@@ -4,7 +4,7 @@
 //! business.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ use crate::exit::Exit;
 pub struct StateDirectory {
     path: PathBuf,
     lock: File,
+    /// Was it made by this process?
+    is_new: bool,
 }
 
 /// Why the state directory cannot be used.
@@ -40,6 +42,7 @@ impl StateDirectory {
     /// # Errors
     /// The directory cannot be made or written to, or another server uses it.
     pub fn open(path: &Path) -> Result<Self, StateDirectoryError> {
+        let is_new = !path.exists();
         create_directory(path).map_err(StateDirectoryError::Refused)?;
         let lock_path = path.join("lock");
         let refused = |attempt| {
@@ -55,12 +58,26 @@ impl StateDirectory {
             Err(TryLockError::Error(error)) => return Err(refused("lock")(error)),
         }
         write_process(&mut lock).map_err(refused("write"))?;
-        Ok(Self { path: path.to_owned(), lock })
+        Ok(Self { path: path.to_owned(), lock, is_new })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The server does not start after all: a directory that it has made is removed, with these files. One that was there
+    /// before stays, with what was put into it: the next start can use that.
+    pub fn withdraw(self, files: &[PathBuf]) {
+        if !self.is_new {
+            return;
+        }
+        let lock = self.path.join("lock");
+        for file in files.iter().chain([&lock]) {
+            // It may not have been made yet; and the reason for the end is worth more than this one.
+            let _ = fs::remove_file(file);
+        }
+        let _ = fs::remove_dir(&self.path);
     }
 
     /// The path of a file in it.
@@ -163,6 +180,26 @@ mod tests {
         assert!(error.to_string().starts_with(&start), "{error}");
         drop(first);
         StateDirectory::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_withdrawn_server_removes_what_it_has_made_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let made = path.join("made");
+        let open = || {
+            let state = StateDirectory::open(&path).unwrap();
+            fs::write(&made, "").unwrap();
+            state
+        };
+        open().withdraw(&[made.clone(), path.join("never-made")]);
+        assert!(!path.exists());
+        let state = open();
+        fs::write(path.join("users"), "").unwrap();
+        state.withdraw(std::slice::from_ref(&made));
+        assert!(path.join("users").exists(), "what others have put there stays");
+        open().withdraw(std::slice::from_ref(&made));
+        assert!(made.exists(), "the directory was there before");
     }
 
     #[test]

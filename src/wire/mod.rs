@@ -165,6 +165,11 @@ impl Connection {
         self.end(output, Server::handle_drain);
     }
 
+    /// The server is being stopped, and waits for nobody any more.
+    pub fn handle_cut(&mut self, output: &mut Output) {
+        self.end(output, Server::handle_cut);
+    }
+
     /// The driver is broken.
     pub fn handle_fault(&mut self, output: &mut Output) {
         self.end(output, Server::handle_fault);

@@ -88,7 +88,8 @@ impl Site {
 
     /// Removes a user by the command.
     pub fn remove_user(&self, name: &str) {
-        let output = onetrip().args(["user", "remove", name, "--state-dir"]).arg(self.state()).output().expect("it runs");
+        let output =
+            onetrip().args(["user", "remove", name, "--state-dir"]).arg(self.state()).output().expect("it runs");
         assert!(output.status.success(), "{output:?}");
     }
 
@@ -390,7 +391,11 @@ impl Log {
     fn wait_for(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         self.wait_until(what, |lines| {
             let found = lines.events.iter().find(|event| matches(event)).cloned();
-            assert!(found.is_some() || !lines.is_complete, "the server ended before {what}:\n{}", lines.text.join("\n"));
+            assert!(
+                found.is_some() || !lines.is_complete,
+                "the server ended before {what}:\n{}",
+                lines.text.join("\n")
+            );
             found
         })
     }
@@ -404,7 +409,8 @@ impl Log {
             }
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no {what} within {PATIENCE:?}:\n{}", lines.text.join("\n"));
-            lines = self.grown.wait_timeout(lines, left).map_or_else(|poisoned| poisoned.into_inner().0, |woken| woken.0);
+            lines =
+                self.grown.wait_timeout(lines, left).map_or_else(|poisoned| poisoned.into_inner().0, |woken| woken.0);
         }
     }
 }

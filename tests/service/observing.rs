@@ -33,6 +33,7 @@ fn a_connection_in_plain_esmtp_has_one_line() {
     // EHLO, STARTTLS, ClientHello, EHLO with or without the end of the handshake, AUTH, MAIL, RCPT, DATA, the message, QUIT.
     assert!(matches!(summary["flights_in"].as_u64(), Some(10..=12)), "{summary}");
     assert_eq!(server.event("message_stored")["user"], USER);
+    assert_eq!(server.events("connection_ended").len(), 1);
     server.stop(&site);
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use onetrip::time::Now;
@@ -12,6 +14,7 @@ use crate::process::{HOSTNAME, Site, refusal};
 const UNAVAILABLE: i32 = 69;
 const DATA: i32 = 65;
 const NO_INPUT: i32 = 66;
+const NO_PERMISSION: i32 = 77;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -34,7 +37,7 @@ fn a_missing_certificate_is_named() {
     assert_refused(
         &["--tls-cert", text(&missing), "--tls-key", text(&key)],
         NO_INPUT,
-        &[text(&missing), "--tls-cert"],
+        &[text(&missing), "check the path"],
     );
 }
 
@@ -88,6 +91,31 @@ fn a_state_directory_that_cannot_be_made_is_named() {
         assert!(line.contains(text(&file)), "{line}");
     }
     assert_eq!(fs::read(&file).unwrap(), b"", "the file is as it was");
+}
+
+#[test]
+fn a_state_directory_that_may_not_be_written_is_named_with_what_to_do() {
+    const NOBODY: u32 = 65_534;
+    let site = Site::empty();
+    let locked = site.path("locked");
+    fs::create_dir(&locked).unwrap();
+    let state = locked.join("state");
+    let mut command = site.command(&["--state-dir", text(&state)]);
+    // SAFETY: the call has no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        // Modes mean nothing to root.
+        command.uid(NOBODY);
+    } else {
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o500)).unwrap();
+    }
+    match command.output() {
+        Err(error) => eprintln!("skipped: another user cannot run the program here ({error})"),
+        Ok(_) => {
+            let (code, line) = refusal(command);
+            assert_eq!(code, NO_PERMISSION, "{line}");
+            assert!(line.contains(text(&locked)) && line.contains("--state-dir"), "{line}");
+        }
+    }
 }
 
 #[test]

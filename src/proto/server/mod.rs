@@ -300,6 +300,11 @@ impl Server {
         }
     }
 
+    /// The server is being stopped and can wait no longer: ends the connection, whatever is open.
+    pub fn handle_cut(&mut self, out: &mut Vec<u8>) {
+        self.end_with(reply::SHUTTING_DOWN, Outcome::Drained, out);
+    }
+
     /// The driver found something broken in what it does for this connection.
     pub fn handle_fault(&mut self, out: &mut Vec<u8>) {
         self.end_with(reply::INTERNAL_FAULT, Outcome::Fault, out);
