@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
 
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::process::client::Client;
@@ -169,23 +171,30 @@ fn a_server_without_descriptors_lives_and_serves_again_when_there_are_some() {
 
 #[test]
 fn few_descriptors_from_the_start_bound_the_connections() {
-    let site = Site::new();
-    let mut limited = std::process::Command::new("prlimit");
-    if std::process::Command::new("prlimit").arg("--version").output().is_err() {
+    let prlimit = || Command::new("prlimit");
+    if prlimit().arg("--version").output().is_err() {
         eprintln!("skipped: prlimit is not installed (apt-get install util-linux)");
         return;
     }
+    let site = Site::new();
     let command = site.command(&[]);
-    limited.args(["--nofile=164:164", "--"]).arg(command.get_program()).args(command.get_args());
-    limited.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut limited = prlimit();
+    limited.args(["--nofile=320:320", "--"]).arg(command.get_program()).args(command.get_args());
+    limited.stdout(Stdio::null()).stderr(Stdio::piped());
     let server = Server::start(limited, &site);
-    assert_eq!(server.event("warning")["event"], "warning");
-    let clients: Vec<_> = (0..4).map(|_| Client::greeted(&server)).collect();
+    let warning = server.wait_for("open files", |event| event["subject"] == "open files");
+    let clients: Vec<_> = (0..room(&warning)).map(|_| Client::greeted(&server)).collect();
     let mut refused = Client::connect(server.starttls);
     refused.expect("421 4.3.2");
     refused.expect_end();
     drop(clients);
     server.stop(&site);
+}
+
+/// For how many connections there is room, as the warning says.
+fn room(warning: &Value) -> usize {
+    let words = warning["consequence"].as_str().unwrap();
+    words.split_once("room for ").unwrap().1.split(' ').next().unwrap().parse().unwrap()
 }
 
 // ── Clients that misbehave ──────────────────────────────────────────────────────────────────────────────────────────

@@ -122,6 +122,22 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn a_client_that_has_not_begun_holds_up_nothing() {
+    let site = Site::new();
+    let server = site.serve(&[]);
+    let mut silent = [Client::connect(server.tls), Client::greeted(&server)];
+    // Half of a ClientHello.
+    silent[0].send(b"\x16\x03\x01\x02\x00\x01\x00");
+    silent[1].ask("STARTTLS", "220");
+    begin_to_stop(&server, libc::SIGTERM);
+    for client in &silent {
+        server.summary(client.address);
+    }
+    drop(silent);
+    assert_eq!(assert_stopped(server, &site), 0);
+}
+
+#[test]
 fn load_balancers_learn_that_the_server_stops() {
     let site = Site::new();
     let server = site.serve(&["--metrics", "127.0.0.1:0"]);
