@@ -66,12 +66,12 @@ fn submits(program: &str, package: &str, submit: impl Fn(&Site, Tls, u16) -> Out
     if !is_there(program, package) {
         return;
     }
-    for (tls, with) in [(Tls::Starttls, "ESMTPSA"), (Tls::Implicit, "ESMTPSA")] {
+    for tls in [Tls::Starttls, Tls::Implicit] {
         let site = Site::new();
         let server = site.serve(&[]);
         let output = submit(&site, tls, port(&server, tls));
         assert!(output.status.success(), "{}", words(&output));
-        assert_stored(&site, with);
+        assert_stored(&site, "ESMTPSA");
         let log = server.stop(&site);
         assert!(log.contains("\"message_stored\""), "{log}");
     }
@@ -266,31 +266,36 @@ impl Typed {
 
 #[test]
 fn our_own_client_takes_the_full_profile_once_it_knows_the_server() {
-    let site = Site::new();
-    let server = site.serve(&[]);
-    let (password, memory) = (site.write("password", PASSWORD), site.path("memory"));
-    let run = || {
-        let mut command = onetrip();
-        command.args(["submit", "-i", "-f", SENDER, "--server", &format!("{HOSTNAME}:{}", server.starttls.port())]);
-        command.args(["--user", USER, "--password-file"]).arg(&password).arg("--ca").arg(site.certificate());
-        command.arg("--memory").arg(&memory).arg(RECIPIENT);
-        let output = run_with_input(&mut command, message().as_bytes());
-        assert!(output.status.success(), "{}", words(&output));
-    };
-    run();
-    let first = server.event("connection_ended");
-    run();
-    let second = server.wait_for("a second connection", |event| {
-        event["event"] == "connection_ended" && event["client"] != first["client"]
-    });
-    assert_eq!((&first["start"], &first["qhlo"]), (&"basic".into(), &"none".into()), "{first}");
-    // A process of its own remembers the server, but no TLS session.
-    assert_eq!((&second["start"], &second["qhlo"]), (&"full".into(), &"matched".into()), "{second}");
-    assert_eq!((&second["session"], &second["messages"]), (&"full".into(), &1.into()), "{second}");
-    for stored in site.messages(RECIPIENT) {
-        let (trace, content) = without_trace(&stored);
-        assert_eq!(String::from_utf8(content).unwrap(), message());
-        assert!(trace.contains("with QSMTPSA"), "{trace}");
+    for tls in [Tls::Starttls, Tls::Implicit] {
+        let site = Site::new();
+        let server = site.serve(&[]);
+        onetrip_submits(&site, &server, tls);
+        let first = server.event("connection_ended");
+        onetrip_submits(&site, &server, tls);
+        let second = server.wait_for("a second connection", |event| {
+            event["event"] == "connection_ended" && event["client"] != first["client"]
+        });
+        assert_eq!((&first["start"], &first["qhlo"]), (&"basic".into(), &"none".into()), "{first}");
+        // A process of its own remembers the server, but no TLS session.
+        assert_eq!((&second["start"], &second["qhlo"]), (&"full".into(), &"matched".into()), "{second}");
+        assert_eq!((&second["session"], &second["messages"]), (&"full".into(), &1.into()), "{second}");
+        assert_eq!(site.messages(RECIPIENT).len(), 2);
+        for stored in site.messages(RECIPIENT) {
+            let (trace, content) = without_trace(&stored);
+            assert_eq!(String::from_utf8(content).unwrap(), message());
+            assert!(trace.contains("with QSMTPSA"), "{trace}");
+        }
+        server.stop(&site);
     }
-    server.stop(&site);
+}
+
+/// Runs `onetrip submit`, which remembers the server in a file of the site.
+fn onetrip_submits(site: &Site, server: &Server, tls: Tls) {
+    let mut command = onetrip();
+    command.args(["submit", "-i", "-f", SENDER, "--server", &format!("{HOSTNAME}:{}", port(server, tls))]);
+    command.args((tls == Tls::Implicit).then_some("--implicit-tls"));
+    command.args(["--user", USER, "--password-file"]).arg(site.write("password", PASSWORD));
+    command.arg("--ca").arg(site.certificate()).arg("--memory").arg(site.path("memory")).arg(RECIPIENT);
+    let output = run_with_input(&mut command, message().as_bytes());
+    assert!(output.status.success(), "{}", words(&output));
 }
