@@ -15,6 +15,8 @@
 //! | [`submit`] | the sendmail command: `proto::client` over a blocking socket | decide anything about the protocol |
 //! | [`runtime`] | shards, sockets, files, clocks, threads | decide anything about the protocol |
 //!
+//! The [`manual`] tells how to run it, how it works inside, and why it is built so.
+//!
 //! Without default features only [`limits`], [`time`] and [`proto`] remain, for programs that bring their own sockets.
 
 #[cfg(feature = "server")]
@@ -26,6 +28,7 @@ pub mod config;
 #[cfg(feature = "client")]
 pub mod exit;
 pub mod limits;
+pub mod manual;
 #[cfg(feature = "server")]
 pub mod observe;
 pub mod proto;

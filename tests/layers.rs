@@ -3,6 +3,8 @@
 //! It reads `src/` as text, so it finds what stands there, and not what a compiler would make of it. Comments and tests at
 //! the bottom of a file are left out where code is judged.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,45 @@
+//! The manual: pages for those who run onetrip, for those who change it, and for those who build on it.
+//!
+//! | to | read |
+//! |---|---|
+//! | send a first message | [`tutorial`] |
+//! | set it up | [`configuration`], [`security`] |
+//! | watch it | [`events`], [`metrics`] |
+//! | know the extension, and what onetrip makes of it | [`quickstart`] |
+//! | know the code | [`life_of_a_connection`], [`decisions`], [`dependencies`], [`testing`] |
+//! | use the protocol core in another program | [`library`] |
+//!
+//! It must not say what is not so: `tests/manual.rs` holds the pages against the tree where a test can.
+
+#[doc = include_str!("tutorial.md")]
+pub mod tutorial {}
+
+#[doc = include_str!("configuration.md")]
+pub mod configuration {}
+
+#[doc = include_str!("security.md")]
+pub mod security {}
+
+#[doc = include_str!("events.md")]
+pub mod events {}
+
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
+#[doc = include_str!("quickstart.md")]
+pub mod quickstart {}
+
+#[doc = include_str!("life_of_a_connection.md")]
+pub mod life_of_a_connection {}
+
+#[doc = include_str!("decisions.md")]
+pub mod decisions {}
+
+#[doc = include_str!("dependencies.md")]
+pub mod dependencies {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("library.md")]
+pub mod library {}
