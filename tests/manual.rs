@@ -70,7 +70,7 @@ fn every_file_that_a_page_names_exists() {
         for word in quoted(&text) {
             let is_path = ["src/", "tests/", ".ci/", "loadgen/", "tuning/", "benches/", "./.ci/"];
             let is_path = is_path.iter().any(|start| word.starts_with(start)) && !word.contains(' ');
-            let is_dialog = word.ends_with(".txt") && !word.contains(['/', '*', ' ']);
+            let is_dialog = word.ends_with(".txt") && !word.starts_with('.') && !word.contains(['/', '*', ' ']);
             let path = if is_dialog { format!("tests/dialogs/{word}") } else { word.clone() };
             if (is_path || is_dialog) && !root().join(&path).exists() {
                 faults.push(format!("{page} names {word}, which is not there"));
