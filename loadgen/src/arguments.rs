@@ -1,5 +1,7 @@
 //! The command line: what can be asked for, and how it becomes an order.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "the texts are help for a terminal, where brackets mean optional")]
+
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;

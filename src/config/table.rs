@@ -181,10 +181,10 @@ settings! {
         "delivery-threads" "N"
         delivery_threads: usize = limits::DELIVERY_THREADS, Number(1, 256);
 
-        /// A message with a bare LF or CR: reject refuses it, normalize stores CRLF instead. Neither ever lets one
+        /// A message with a bare LF or CR: normalize stores CRLF instead, reject refuses it. Neither ever lets one
         /// end a message, which is how messages are smuggled.
         "bare-newline" "reject|normalize"
-        bare_newline: BareNewline = BareNewline::Reject, BARE_NEWLINE;
+        bare_newline: BareNewline = BareNewline::Normalize, BARE_NEWLINE;
 
         /// Leave the client's name and address out of the Received field, so that recipients do not learn where a
         /// user was.

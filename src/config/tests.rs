@@ -58,7 +58,7 @@ fn without_flags_and_file_every_setting_has_its_default() {
     assert_eq!((config.idle_timeout, config.login_timeout), (limits::IDLE_TIMEOUT, limits::LOGIN_TIMEOUT));
     assert_eq!((config.greet_pause, config.backlog, config.fast_open), (Duration::ZERO, 4_096, 256));
     assert_eq!((config.enforce_sender, config.hide_client), (false, false));
-    assert_eq!((config.sync, config.bare_newline), (SyncPolicy::Commit, BareNewline::Reject));
+    assert_eq!((config.sync, config.bare_newline), (SyncPolicy::Commit, BareNewline::Normalize));
     assert_eq!((config.qhlo_binding, config.qhlo_rotation), (Binding::Address, Duration::from_secs(30 * 86_400)));
     assert_eq!((config.tls_min, config.tls_sessions), (Version::Tls12, limits::TLS_SESSIONS_MAX));
     assert_eq!((config.metrics, config.log_format, config.log_level), (None, LogFormat::Text, Severity::Info));

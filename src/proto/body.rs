@@ -10,9 +10,9 @@ use memchr::memchr2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BareNewline {
     /// Refuse the message.
-    #[default]
     Reject,
     /// Make a CRLF of it.
+    #[default]
     Normalize,
 }
 

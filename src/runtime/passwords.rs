@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ impl Default for PasswordSettings {
 }
 
 impl Passwords {
-    /// Starts the threads. There are no users until some are [published](Self::publish).
+    /// Starts the threads. There are no users until some are [published](Publish::publish).
     ///
     /// # Errors
     /// The system has no randomness to give, or no thread.
@@ -111,16 +111,11 @@ impl Passwords {
         Ok(Self { queue, office })
     }
 
-    /// From now on these are the users. Nothing that was verified against earlier ones is remembered.
-    pub fn publish(&self, users: Arc<Users>) {
-        let mut published = lock(&self.office.published);
-        let generation = published.generation + 1;
-        let earlier = mem::replace(&mut *published, Published { generation, users });
-        // Last, so that whoever reads this generation is judged by these users or by later ones.
-        self.office.generation.store(generation, Ordering::Release);
-        drop(published);
-        // A million users take a while to drop, and nobody needs to wait for it.
-        drop(earlier);
+    /// Has `look` called before each hash, to publish users who were changed a moment ago: somebody who was just added can
+    /// log in at once. It runs on the threads of the service. Only the first call of this counts.
+    pub fn look_before_hashing(&self, look: Box<Look>) {
+        // A second look would be a second owner of the users.
+        let _ = self.office.look.set(look);
     }
 
     /// The service as a new shard sees it.
@@ -174,6 +169,21 @@ impl ShardPasswords {
     }
 }
 
+/// Takes new users.
+pub trait Publish {
+    /// From now on these are the users. Nothing that was verified against earlier ones is remembered.
+    fn publish(&self, users: Arc<Users>);
+}
+
+/// Looks whether the users have changed, and publishes them if so.
+pub type Look = dyn Fn(&dyn Publish) + Send + Sync;
+
+impl Publish for Passwords {
+    fn publish(&self, users: Arc<Users>) {
+        self.office.publish(users);
+    }
+}
+
 /// Judges a credential by some users; always [`hash::verify`] but in tests.
 type Verify = dyn Fn(&Users, &Credential) -> Option<Arc<Member>> + Send + Sync;
 
@@ -188,6 +198,7 @@ struct Job {
 /// What the threads share. No shard takes a lock of it; they read the generation and the fingerprint key.
 struct Office {
     verify: Box<Verify>,
+    look: OnceLock<Box<Look>>,
     fingerprints: Fingerprints,
     /// The generation of `published`, for shards to read without a lock.
     generation: AtomicU64,
@@ -219,6 +230,7 @@ impl Office {
         let fingerprints = Fingerprints::new(&key);
         Ok(Self {
             verify,
+            look: OnceLock::new(),
             generation: AtomicU64::new(0),
             published: Mutex::default(),
             remembered: Mutex::new(Remembered::new(settings.remembered_max, settings.remember)),
@@ -251,6 +263,9 @@ impl Office {
 
     fn judge(&self, job: &Job) -> Verdict {
         let Job { now, address, ref credential, fingerprint, .. } = *job;
+        if let Some(look) = self.look.get() {
+            look(self);
+        }
         let Published { generation, users } = lock(&self.published).clone();
         if let Some(member) = lock(&self.remembered).check(now, generation, &fingerprint) {
             count(&self.counters.recalled);
@@ -267,6 +282,19 @@ impl Office {
         lock(&self.remembered).remember(now, generation, fingerprint, Arc::clone(&member));
         lock(&self.throttle).succeeded(now, address, &credential.user);
         Verdict::Accepted(member)
+    }
+}
+
+impl Publish for Office {
+    fn publish(&self, users: Arc<Users>) {
+        let mut published = lock(&self.published);
+        let generation = published.generation + 1;
+        let earlier = mem::replace(&mut *published, Published { generation, users });
+        // Last, so that whoever reads this generation is judged by these users or by later ones.
+        self.generation.store(generation, Ordering::Release);
+        drop(published);
+        // A million users take a while to drop, and nobody needs to wait for it.
+        drop(earlier);
     }
 }
 
@@ -288,7 +316,7 @@ mod tests {
 
     use futures_lite::future::{block_on, poll_once};
 
-    use super::{PasswordCounts, PasswordSettings, Passwords, ShardPasswords, Verify};
+    use super::{PasswordCounts, PasswordSettings, Passwords, Publish, ShardPasswords, Verify};
     use crate::auth::users::Users;
     use crate::limits;
     use crate::proto::credential::{Credential, Mechanism, Member, Verdict};
@@ -326,6 +354,15 @@ mod tests {
 
     fn is_accepted(verdict: &Verdict, name: &str) -> bool {
         matches!(verdict, Verdict::Accepted(member) if member.name == name)
+    }
+
+    #[test]
+    fn a_user_who_was_just_added_can_log_in_at_once() {
+        let passwords = service(&PasswordSettings::default(), Box::new(easily));
+        let shard = passwords.for_shard(&PasswordSettings::default());
+        passwords.look_before_hashing(Box::new(|passwords| passwords.publish(users(&["carl"]))));
+        assert!(is_accepted(&judge(&shard, START, "carl", "secret"), "carl"));
+        assert!(!is_accepted(&judge(&shard, START, "ann", "secret"), "ann"), "and one who was removed cannot");
     }
 
     #[test]

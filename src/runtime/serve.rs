@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,7 +24,7 @@ use super::delivery::{Delivery, DeliverySettings};
 use super::listeners::{Endpoint, Listener, ListenerSettings, listen};
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
-use super::passwords::{PasswordSettings, Passwords};
+use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::report::listener_kind;
 use super::shard::{self, Order, ShardParts, ShardThread, try_executor};
@@ -121,7 +121,7 @@ struct Service {
     rotation_failed: Option<Duration>,
     certificates: CertificateLoader,
     sessions: Arc<dyn SessionStore>,
-    users: UsersFile,
+    users: Arc<Users>,
     passwords: Passwords,
     shards: Vec<RunningShard>,
     signals: flume::Receiver<i32>,
@@ -130,6 +130,27 @@ struct Service {
 struct RunningShard {
     orders: flume::Sender<Order>,
     thread: ShardThread,
+}
+
+/// The users file, looked at by the first thread once a second and by hashing threads before each hash.
+struct Users {
+    file: Mutex<UsersFile>,
+    clock: Clock,
+    log: Log,
+    metrics: Arc<Metrics>,
+}
+
+impl Users {
+    fn reload_if_changed(&self, passwords: &dyn Publish) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let event: Event = match file.reload_if_changed(passwords) {
+            Ok(Reload::Unchanged) => return,
+            Ok(Reload::Loaded { users }) => UsersReloaded { users: users as u64 }.into(),
+            Err(error) => UsersReloadFailed { reason: error.to_string().into() }.into(),
+        };
+        self.metrics.observe(&event);
+        self.log.event(self.clock.now(), event);
+    }
 }
 
 /// What can be told only when the server is about to be ready.
@@ -162,6 +183,9 @@ impl Service {
         let passwords = Passwords::start(&password_settings).map_err(|error| no_thread(&error))?;
         let mut users = UsersFile::new(config.users.clone());
         let loaded = users.reload_if_changed(&passwords).map_err(|error| ServeError::of(Exit::Data, error))?;
+        let users = Arc::new(Users { file: Mutex::new(users), clock, log: log.clone(), metrics: Arc::clone(&metrics) });
+        let before_hashing = Arc::clone(&users);
+        passwords.look_before_hashing(Box::new(move |passwords| before_hashing.reload_if_changed(passwords)));
         let sessions: Arc<dyn SessionStore> =
             Arc::new(ShardedStore::new(config.tls_sessions, limits::TLS_SESSION_LIFETIME));
         let health = Health::default();
@@ -283,7 +307,7 @@ impl Service {
     fn tick(&mut self) {
         let now = self.clock.now();
         self.sessions.tick(now);
-        self.reload_users();
+        self.users.reload_if_changed(&self.passwords);
         match self.secrets.rotate_if_due(now) {
             Ok(false) => {}
             Ok(true) => self.publish_settings(),
@@ -304,20 +328,12 @@ impl Service {
             }
             Err(error) => self.report(CertificateReloadFailed { reason: error.to_string().into() }),
         }
-        self.reload_users();
+        self.users.reload_if_changed(&self.passwords);
         match self.secrets.reload(now) {
             Ok(()) => self.publish_settings(),
             Err(error) => {
                 self.report(warning("qhlo-secrets", error.to_string(), "the secrets read before stay in force"));
             }
-        }
-    }
-
-    fn reload_users(&mut self) {
-        match self.users.reload_if_changed(&self.passwords) {
-            Ok(Reload::Unchanged) => {}
-            Ok(Reload::Loaded { users }) => self.report(UsersReloaded { users: users as u64 }),
-            Err(error) => self.report(UsersReloadFailed { reason: error.to_string().into() }),
         }
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::atomic_file::{AtomicFile, WriteFault, create_directory, directory_of};
-use super::passwords::Passwords;
+use super::passwords::Publish;
 use crate::auth::users::{Users, UsersError};
 use crate::limits;
 
@@ -85,7 +85,7 @@ impl UsersFile {
     ///
     /// # Errors
     /// The file cannot be read, is damaged, or is gone; the users published before stay.
-    pub fn reload_if_changed(&mut self, passwords: &Passwords) -> Result<Reload, UsersFileError> {
+    pub fn reload_if_changed(&mut self, passwords: &dyn Publish) -> Result<Reload, UsersFileError> {
         let Some(present) = Stamp::of_path(&self.path)? else {
             return self.handle_missing(passwords);
         };
@@ -102,7 +102,7 @@ impl UsersFile {
         Ok(loaded)
     }
 
-    fn handle_missing(&mut self, passwords: &Passwords) -> Result<Reload, UsersFileError> {
+    fn handle_missing(&mut self, passwords: &dyn Publish) -> Result<Reload, UsersFileError> {
         match std::mem::replace(&mut self.seen, Seen::NoFile) {
             Seen::NoFile => Ok(Reload::Unchanged),
             Seen::Nothing => {
