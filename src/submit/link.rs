@@ -270,6 +270,8 @@ impl Link<'_> {
     fn handle_ciphertext(&mut self, bytes: &[u8]) -> usize {
         let Some(tls) = &mut self.tls else { return bytes.len() };
         let received = tls.receive(bytes);
+        // The handshake must go on even if the client has nothing to say: most servers greet only after its end.
+        tls.send(&mut self.wire);
         if !self.secured && !tls.is_handshaking() {
             self.secured = true;
             self.client.handle_secured((self.clock)(), EarlyData::None);

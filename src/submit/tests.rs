@@ -1,12 +1,16 @@
 //! The whole command against our own server core, over real sockets with real TLS.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
+
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 
 use super::arguments::{Settings, Wishes};
 use super::{Server as ServerName, end_at_dot, mailbox_date, message_date, submit, unix_now, with_full_name};
@@ -20,7 +24,7 @@ use crate::proto::server::{Bounds, ClientInTrace, Opening, Peer, Resources, Send
 use crate::proto::server::{Server, Settings as Rules, Start, Timeouts};
 use crate::time::Now;
 use crate::tls::Version;
-use crate::tls::certificate::{Certificate, SelfSigned};
+use crate::tls::certificate::{Certificate, SelfSigned, chain_from_pem};
 use crate::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
 use crate::tls::store::ShardedStore;
 use crate::wire::{Connection, Output, Step};
@@ -184,6 +188,87 @@ fn implicit_tls_and_a_message_of_many_records_work_too() {
         submit(&settings, &wishes(), &long).unwrap();
         let message = server.seen.recv().unwrap().message.unwrap();
         assert_eq!(message.matches("all work and no play\r\n").count(), 150_000);
+    }
+}
+
+/// A server that greets only after it has seen the client's last word of the handshake, as servers that know nothing of
+/// QUICKSTART do. Takes one connection with one message, and passes the message on.
+fn start_patient_server(version: &'static SupportedProtocolVersion) -> (SocketAddr, String, Receiver<String>) {
+    let own = SelfSigned::new("localhost", now()).unwrap();
+    let chain = chain_from_pem(own.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, messages) = channel();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut tls = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), stream);
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock).unwrap();
+        }
+        // A test that fails does not wait for this.
+        let _ = sender.send(converse_in_lines(BufReader::new(tls)));
+    });
+    (address, own.certificate.clone(), messages)
+}
+
+/// Agrees to every line, and returns those of the message.
+fn converse_in_lines(mut stream: BufReader<impl Read + Write>) -> String {
+    let mut message = String::new();
+    let mut in_message = false;
+    let mut reply = "220 localhost\r\n";
+    loop {
+        stream.get_mut().write_all(reply.as_bytes()).unwrap();
+        let mut line = String::new();
+        if stream.read_line(&mut line).unwrap_or(0) == 0 {
+            return message;
+        }
+        reply = match line.split([' ', '\r']).next().unwrap_or_default() {
+            "." if in_message => "250 taken\r\n",
+            _ if in_message => {
+                message.push_str(&line);
+                ""
+            }
+            "EHLO" => "250-localhost\r\n250 AUTH PLAIN\r\n",
+            "AUTH" => "235 welcome\r\n",
+            "DATA" => "354 go on\r\n",
+            "QUIT" => return message,
+            _ => "250 fine\r\n",
+        };
+        in_message = (in_message && line != ".\r\n") || line == "DATA\r\n";
+    }
+}
+
+#[test]
+fn the_handshake_is_completed_before_the_greeting_comes() {
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let (address, certificate, messages) = start_patient_server(version);
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            Some(path)
+        };
+        let settings = Settings {
+            server: Some(format!("localhost:{}", address.port())),
+            implicit_tls: true,
+            user: Some("ann".to_owned()),
+            password_file: file("password", "secret\n"),
+            ca: file("ca", &certificate),
+            sender: Some("ann@example.org".to_owned()),
+            ..Settings::default()
+        };
+        let (done, outcome) = channel();
+        // A thread, so that a client that waits for ever fails the test instead of holding it up.
+        thread::spawn(move || done.send(submit(&settings, &wishes(), b"Subject: hello\n\nx\n")));
+        outcome.recv_timeout(Duration::from_secs(30)).expect("nobody waits for the other").unwrap();
+        assert!(messages.recv().unwrap().ends_with("\r\n\r\nx\r\n"));
     }
 }
 
