@@ -116,7 +116,10 @@ impl Link<'_> {
                         self.flush();
                         return Ok(End::Done(outcome));
                     }
-                    self.flush();
+                    // It asks for no answer, and would make a packet by itself.
+                    if self.wire != CHANGE_CIPHER_SPEC {
+                        self.flush();
+                    }
                     self.receive(&mut buffer);
                 }
             }
@@ -311,3 +314,7 @@ fn open(address: &SocketAddr, first_flight: &[u8]) -> io::Result<(TcpStream, boo
     stream.set_write_timeout(Some(CLIENT_REPLY_TIMEOUT))?;
     Ok((stream, !first_flight.is_empty()))
 }
+
+/// The record that TLS 1.3 clients send after the ServerHello for the sake of old middleboxes (RFC 8446, Appendix D.4). In
+/// TLS 1.2 it never stands alone.
+const CHANGE_CIPHER_SPEC: [u8; 6] = [20, 3, 3, 0, 1, 1];
