@@ -82,7 +82,7 @@ words! {
         Smtp = "smtp",
         /// EHLO after the greeting.
         Esmtp = "esmtp",
-        /// EHLO before the greeting, as clients of PIPECONNECT do.
+        /// EHLO before the greeting, or together with the next step, as clients of PIPECONNECT do.
         PipeConnect = "pipeconnect",
         /// QTLS, or QHLO without an id: the basic profile of QUICKSTART (draft §5, §6).
         Basic = "basic",

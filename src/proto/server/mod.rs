@@ -364,7 +364,10 @@ impl Server {
         let mut reader = mem::take(&mut self.line);
         match reader.scan(&mut rest, self.line_bytes_max()) {
             Scan::Incomplete => {}
-            Scan::Line(line) => self.handle_line(now, line, out),
+            Scan::Line(line) => {
+                self.handle_line(now, line, out);
+                self.note_what_follows(rest);
+            }
             Scan::TooLong => self.refuse_long_line(out),
             Scan::BareNewline => self.end_with(reply::BARE_NEWLINE, Outcome::BareNewline, out),
         }
@@ -443,6 +446,16 @@ impl Server {
             (Verb::Helo | Verb::Mail, _) => Start::Smtp,
             _ => Start::None,
         };
+    }
+
+    /// An early EHLO may come just after the greeting has left. That its client relied on a list that it remembers shows in
+    /// the next step behind it, which may not be taken before the list has come (RFC 2920 §3.1).
+    fn note_what_follows(&mut self, rest: &[u8]) {
+        let steps: [&[u8]; 2] = [b"STARTTLS", b"AUTH "];
+        let begins = |step: &[u8]| rest.get(..step.len()).is_some_and(|word| word.eq_ignore_ascii_case(step));
+        if self.tally.commands == 1 && self.tally.start == Start::Esmtp && steps.into_iter().any(begins) {
+            self.tally.start = Start::PipeConnect;
+        }
     }
 
     /// Refuses a command for where it stands, and makes sure that what belongs to it is not taken for something else.

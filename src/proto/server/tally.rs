@@ -46,7 +46,7 @@ pub enum Start {
     Smtp,
     /// EHLO, after the greeting.
     Esmtp,
-    /// EHLO before the greeting was sent: Exim's early pipelining.
+    /// EHLO before the greeting was sent, or together with the next step: Exim's early pipelining.
     PipeConnect,
     /// QUICKSTART's basic profile: QTLS, or QHLO without an id.
     Basic,

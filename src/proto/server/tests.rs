@@ -286,6 +286,21 @@ fn an_early_ehlo_is_told_apart_in_the_summary() {
     assert_eq!(talk.server.tally().start, Start::PipeConnect);
 }
 
+#[test]
+fn an_ehlo_with_the_next_step_behind_it_was_said_early_even_if_the_greeting_was_faster() {
+    for (words, start) in [
+        ("EHLO client.example\r\nSTARTTLS\r\n", Start::PipeConnect),
+        ("EHLO client.example\r\nauth PLAIN AGFubgBzZWNyZXQ=\r\n", Start::PipeConnect),
+        ("EHLO client.example\r\nQUIT\r\n", Start::Esmtp),
+        ("EHLO client.example\r\n", Start::Esmtp),
+    ] {
+        let mut talk = Talk::begin(Opening::Clear, 1 << 20);
+        talk.reply(Server::greet);
+        talk.say(words);
+        assert_eq!(talk.server.tally().start, start, "{words:?}");
+    }
+}
+
 // ── Bounds ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
