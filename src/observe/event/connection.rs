@@ -10,7 +10,8 @@ use crate::observe::label::{Bound, ListenerKind, OutcomeKind, QhloOutcome, Resum
 
 /// A connection is over: its summary.
 ///
-/// Nothing need be done for single ones. `flights_in` is what the client paid in round trips; many `timed_out`,
+/// Nothing need be done for single ones. `flights_in` counts receives: never fewer than the client's flights, and more where
+/// one came in pieces. Many `timed_out`,
 /// `tls_failed` or `fault` outcomes are worth a look at `reason`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionEnded {
