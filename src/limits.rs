@@ -107,7 +107,7 @@ pub const AUTH_FAILURE_DELAY_MAX: Duration = Duration::from_secs(15);
 
 // ── What we keep ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// TLS sessions kept for resumption by default (`--tls-sessions`): about 250 bytes each.
+/// TLS sessions kept for resumption by default (`--tls-sessions`): 200 bytes each, 26 MB if all are used.
 pub const TLS_SESSIONS_MAX: usize = 131_072;
 
 /// How long a TLS session may be resumed: one day, the lifetime that rustls writes into its tickets.
@@ -196,8 +196,13 @@ pub const TLS_WAITING_BYTES_MAX: usize = 65_536;
 /// client asked for (255 at most); a longer one has no use here.
 pub const TLS_SESSION_BYTES_MAX: usize = 1_024;
 
-/// Parts of the session store with a lock each: far more than executors, so that two of them rarely meet.
-pub const TLS_SESSION_SHARDS: usize = 64;
+/// One in this many sessions of the cache may be longer than its slot, and then takes [`TLS_SESSION_BYTES_MAX`] besides:
+/// 64 bytes more for each session at worst. Only those with server names of 60 and more letters are.
+pub const TLS_LONG_SESSIONS_ONE_IN: usize = 16;
+
+/// The session cache is looked through for expired sessions once in this many ticks, that is, in ten minutes: a share so
+/// small that a tick is done in microseconds, and yet secrets do not outlive their use by long.
+pub const TLS_SESSION_SWEEP_TICKS: usize = 600;
 
 /// TLS sessions that a client remembers by default: one command talks to one or two servers.
 pub const TLS_CLIENT_SESSIONS_MAX: usize = 256;

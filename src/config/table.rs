@@ -160,8 +160,8 @@ settings! {
         "tls-min" "VERSION"
         tls_min: Version = Version::Tls12, TLS_MIN;
 
-        /// Sessions kept so that clients can resume them, about 250 bytes each, all shards together; 0 turns
-        /// resumption off, and each connection pays for a full handshake.
+        /// Sessions kept so that clients can resume them, 200 bytes each, all shards together; 0 turns resumption
+        /// off, and each connection pays for a full handshake.
         "tls-sessions" "N"
         tls_sessions: usize = limits::TLS_SESSIONS_MAX, Number(0, 1 << 26);
     }

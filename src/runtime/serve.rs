@@ -45,8 +45,9 @@ use crate::proto::qhlo_id::Point;
 use crate::proto::server::{Bounds, ClientInTrace, Opening, SenderCheck, Settings, Timeouts};
 use crate::relay::SyncPolicy;
 use crate::time::Now;
+use crate::tls::cache::SessionCache;
 use crate::tls::config::ServerSettings;
-use crate::tls::store::{SessionStore, ShardedStore};
+use crate::tls::store::SessionStore;
 
 /// Why the server does not run: what went wrong, what to do about it, and the exit code. Prints on one line.
 #[derive(Debug)]
@@ -186,8 +187,8 @@ impl Service {
         let users = Arc::new(Users { file: Mutex::new(users), clock, log: log.clone(), metrics: Arc::clone(&metrics) });
         let before_hashing = Arc::clone(&users);
         passwords.look_before_hashing(Box::new(move |passwords| before_hashing.reload_if_changed(passwords)));
-        let sessions: Arc<dyn SessionStore> =
-            Arc::new(ShardedStore::new(config.tls_sessions, limits::TLS_SESSION_LIFETIME));
+        let sessions = SessionCache::new(config.tls_sessions, limits::TLS_SESSION_LIFETIME)
+            .map_err(|error| ServeError::new(Exit::System, error, "ask for fewer with --tls-sessions"))?;
         let health = Health::default();
         let metrics_server = config
             .metrics
@@ -214,7 +215,7 @@ impl Service {
             secrets,
             rotation_failed: None,
             certificates,
-            sessions,
+            sessions: Arc::new(sessions),
             users,
             passwords,
             shards: Vec::new(),

@@ -24,9 +24,9 @@ use crate::proto::server::{Bounds, ClientInTrace, Opening, Peer, Resources, Send
 use crate::proto::server::{Server, Settings as Rules, Start, Timeouts};
 use crate::time::Now;
 use crate::tls::Version;
+use crate::tls::cache::SessionCache;
 use crate::tls::certificate::{Certificate, SelfSigned, chain_from_pem};
 use crate::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
-use crate::tls::store::ShardedStore;
 use crate::wire::{Connection, Output, Step};
 
 /// A server that takes one connection after the other and passes on what it was given.
@@ -82,7 +82,7 @@ fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
     let configs = Arc::new(ServerConfigs::new(&ServerSettings {
         certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
         minimum_version: Version::Tls12,
-        sessions: Arc::new(ShardedStore::new(64, Duration::from_secs(60))),
+        sessions: Arc::new(SessionCache::new(64, Duration::from_secs(60)).unwrap()),
     }));
     let rules = Arc::new(rules(message_bytes_max));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -13,7 +13,7 @@ use rustls::{CipherSuite, ServerConfig};
 
 use super::certificate::Certificate;
 use super::provider::provider;
-use super::store::{Adapter, SessionStore};
+use super::store::{LibraryStore, SessionStore};
 use super::{Version, Versions};
 
 /// What an operator decides about the TLS of a listener.
@@ -160,7 +160,7 @@ fn server_config(settings: &ServerSettings) -> ServerConfig {
         .expect("the provider has suites for both versions")
         .with_no_client_auth()
         .with_cert_resolver(certificates);
-    config.session_storage = Arc::new(Adapter(Arc::clone(&settings.sessions)));
+    config.session_storage = Arc::new(LibraryStore::new(Arc::clone(&settings.sessions)));
     // The greeting leaves in the server's first flight. Sound, because clients are never asked for certificates.
     config.send_half_rtt_data = true;
     // A second ticket would cost its store entry and its bytes on every connection; clients that need more open one by one.

@@ -1,11 +1,12 @@
 //! TLS without sockets: ciphertext in, plaintext out, and back.
 //!
 //! [`session`] moves bytes through a connection, [`config`] and [`client`] decide what a connection may agree to,
-//! [`certificate`] reads and makes certificates, [`store`] keeps sessions for resumption.
+//! [`certificate`] reads and makes certificates, [`store`] says what keeps sessions for resumption, and [`cache`] does it.
 //!
 //! Must not open a socket or a file, nor know SMTP: certificates come as bytes, time as an argument. (The TLS library by
 //! itself draws random bytes and reads the wall clock for the ages of tickets.)
 
+pub mod cache;
 pub mod certificate;
 pub mod client;
 pub mod config;

@@ -6,13 +6,15 @@ use std::time::Duration;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite, default_provider};
 use rustls::pki_types::ServerName;
+use rustls::server::StoresServerSessions;
 use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
 
+use super::cache::SessionCache;
 use super::certificate::{Certificate, SelfSigned, chain_from_pem};
 use super::client::{ClientSettings, Trust, client_config};
 use super::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
 use super::session::{ClientSession, Facts, FailureKind, Session, TlsFailure};
-use super::store::{SessionStore, ShardedStore};
+use super::store::{LibraryStore, SessionStore, Uses};
 use super::{Version, Versions};
 use crate::limits;
 use crate::time::Now;
@@ -25,7 +27,7 @@ const GREETING: &[u8] = b"220 mail.example.org ESMTP\r\n";
 struct World {
     configs: Arc<ServerConfigs>,
     certificates: Arc<Certificates>,
-    sessions: Arc<ShardedStore>,
+    sessions: Arc<SessionCache>,
     roots: Trust,
 }
 
@@ -37,11 +39,11 @@ impl World {
     fn with_minimum(minimum_version: Version) -> Self {
         let (certificate, roots) = issued(HOST);
         let certificates = Arc::new(Certificates::new(CertificateSet::new(&certificate, &[])));
-        let sessions = Arc::new(ShardedStore::new(1_000, limits::TLS_SESSION_LIFETIME));
+        let sessions = Arc::new(SessionCache::new(1_000, limits::TLS_SESSION_LIFETIME).unwrap());
         let configs = ServerConfigs::new(&ServerSettings {
             certificates: Arc::clone(&certificates),
             minimum_version,
-            sessions: Arc::<ShardedStore>::clone(&sessions),
+            sessions: Arc::<SessionCache>::clone(&sessions),
         });
         Self { configs: Arc::new(configs), certificates, sessions, roots }
     }
@@ -647,7 +649,7 @@ fn a_flood_of_new_sessions_does_not_stop_the_newest_from_being_resumed() {
     for number in 0..5_000_u64 {
         let mut key = [0; super::store::KEY_BYTES];
         key[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-        world.sessions.put(key, vec![0; 72]);
+        world.sessions.put(key, vec![0; 72], Uses::Once);
     }
     assert!(world.sessions.len() <= 1_000);
     world.pair(&client).settle().unwrap();
@@ -673,7 +675,7 @@ fn a_ticket_that_was_spent_leads_to_a_full_handshake() {
 #[test]
 fn a_store_that_keeps_nothing_serves_full_handshakes() {
     let mut world = World::new();
-    let sessions = Arc::new(ShardedStore::new(0, Duration::from_secs(1)));
+    let sessions = Arc::new(SessionCache::new(0, Duration::from_secs(1)).unwrap());
     world.configs = Arc::new(ServerConfigs::new(&ServerSettings {
         certificates: Arc::clone(&world.certificates),
         minimum_version: Version::Tls12,
@@ -687,4 +689,33 @@ fn a_store_that_keeps_nothing_serves_full_handshakes() {
             assert!(!pair.facts().resumed);
         }
     }
+}
+
+#[test]
+fn a_session_id_overheard_from_tls_1_2_cannot_be_spent_as_a_tls_1_3_ticket() {
+    let world = World::new();
+    let victim = world.client(Versions::Tls12);
+    let mut overheard = Vec::new();
+    let mut pair = world.pair(&victim);
+    let mut flight = Vec::new();
+    pair.client_speaks().unwrap();
+    pair.server.send(&mut flight);
+    feed_client(&mut pair.client, &flight).unwrap();
+    overheard.extend_from_slice(session_id_of_server_hello(&flight));
+    pair.settle().unwrap();
+    assert_eq!(world.sessions.len(), 1);
+    let key = overheard.as_slice().try_into().unwrap();
+    assert!(world.sessions.get(key).is_some(), "this is the id that the session is kept under");
+
+    assert_eq!(LibraryStore::new(Arc::<SessionCache>::clone(&world.sessions)).take(&overheard), None);
+    let mut pair = world.pair(&victim);
+    pair.settle().unwrap();
+    assert!(pair.facts().resumed);
+}
+
+/// In a ServerHello at the start of a flight: record header 5, handshake header 4, version 2, random 32, then the id with
+/// its length in front (RFC 5246 §7.4.1.3).
+fn session_id_of_server_hello(flight: &[u8]) -> &[u8] {
+    let length = usize::from(flight[43]);
+    &flight[44..44 + length]
 }

@@ -17,11 +17,11 @@ use onetrip::proto::server::{
     Bounds, ClientInTrace, Opening, Peer, Resources, SenderCheck, Server, Settings, StoreFailure, Timeouts,
 };
 use onetrip::time::Now;
+use onetrip::tls::cache::SessionCache;
 use onetrip::tls::certificate::{Certificate, SelfSigned};
 use onetrip::tls::client::{ClientSettings, Trust, client_config};
 use onetrip::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
 use onetrip::tls::session::ClientSession;
-use onetrip::tls::store::ShardedStore;
 use onetrip::tls::{Version, Versions};
 use onetrip::wire::{Connection, Output, Step};
 use rustls::ClientConfig;
@@ -59,7 +59,7 @@ impl Site {
         let tls = ServerSettings {
             certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
             minimum_version: Version::Tls12,
-            sessions: Arc::new(ShardedStore::new(1_024, limits::TLS_SESSION_LIFETIME)),
+            sessions: Arc::new(SessionCache::new(1_024, limits::TLS_SESSION_LIFETIME).unwrap()),
         };
         Self {
             settings: Arc::new(settings),
