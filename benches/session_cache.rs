@@ -22,7 +22,7 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
-    println!("sessions threads candidate median_ns min_ns max_ns hits_percent");
+    println!("sessions threads candidate ns_per_operation_median least most hits_percent");
     for sessions in SESSIONS {
         for threads in THREADS {
             measure(sessions, threads);
@@ -30,105 +30,105 @@ fn main() {
     }
 }
 
-/// One row of the result: all candidates at one size and number of threads, in turns.
-fn measure(sessions: usize, threads: usize) {
-    let candidates: Vec<Candidate> = candidates(sessions).collect();
-    let mut times: Vec<Vec<f64>> = candidates.iter().map(|_| Vec::new()).collect();
-    let mut hits = vec![0; candidates.len()];
-    let mut rounds = vec![0; candidates.len()];
+/// All candidates at one size and number of threads, in turns.
+fn measure(sessions: usize, threads: u64) {
+    let mut candidates = candidates(sessions);
     for candidate in &candidates {
         fill(&*candidate.store, sessions);
     }
-    for round in 0..ROUNDS {
-        for (number, candidate) in candidates.iter().enumerate() {
-            let outcome = run(&candidate.store, threads, candidate.operations, round);
-            times[number].push(outcome.ns_per_operation);
-            hits[number] += outcome.hits;
-            rounds[number] += outcome.takes;
+    for _ in 0..TURNS {
+        for candidate in &mut candidates {
+            candidate.take_turn(threads);
         }
     }
-    for (number, candidate) in candidates.iter().enumerate() {
-        let times = &mut times[number];
-        times.sort_by(f64::total_cmp);
+    for candidate in &mut candidates {
+        candidate.times_ns.sort_by(f64::total_cmp);
+        let times = &candidate.times_ns;
         let (median, least, most) = (times[times.len() / 2], times[0], times[times.len() - 1]);
-        let percent = 100 * hits[number] / rounds[number].max(1);
-        println!("{sessions} {threads} {} {median:.0} {least:.0} {most:.0} {percent}", candidate.name);
+        let hits_percent = 100.0 * candidate.hits as f64 / candidate.takes as f64;
+        println!("{sessions} {threads} {} {median:.0} {least:.0} {most:.0} {hits_percent:.1}", candidate.name);
     }
 }
 
 struct Candidate {
     name: &'static str,
     store: Arc<dyn StoresServerSessions>,
-    /// Per thread and round; fewer for what is so slow that a round would take minutes.
-    operations: u64,
-}
-
-fn candidates(sessions: usize) -> impl Iterator<Item = Candidate> {
-    let cache = SessionCache::new(sessions, Duration::from_secs(86_400)).expect("memory");
-    // Its `take` looks through all sessions.
-    let rustls_operations = (30_000_000 / sessions as u64).min(OPERATIONS);
-    [
-        ("onetrip", Arc::new(LibraryStore::new(Arc::new(cache))) as Arc<dyn StoresServerSessions>, OPERATIONS),
-        ("mutex-map", Arc::new(MutexMaps::new(sessions)), OPERATIONS),
-        ("papaya", Arc::new(PapayaMap::new(sessions)), OPERATIONS),
-        ("rustls", ServerSessionMemoryCache::new(sessions), rustls_operations),
-    ]
-    .into_iter()
-    .map(|(name, store, operations)| Candidate { name, store, operations })
-}
-
-struct Outcome {
-    ns_per_operation: f64,
+    /// Puts, and as many takes, of one thread between two meetings.
+    batch: u64,
+    /// Such batches in one turn.
+    batches: u64,
+    /// Batches that were done in all turns so far.
+    done: u64,
+    times_ns: Vec<f64>,
     hits: u64,
     takes: u64,
 }
 
-/// Three quarters full, as a cache is whose clients come back.
+impl Candidate {
+    fn new(name: &'static str, store: Arc<dyn StoresServerSessions>, batch: u64, batches: u64) -> Self {
+        Self { name, store, batch, batches, done: 0, times_ns: Vec::new(), hits: 0, takes: 0 }
+    }
+
+    /// All threads at once, each through all batches.
+    fn take_turn(&mut self, threads: u64) {
+        let meeting = Barrier::new(usize::try_from(threads).expect("a few"));
+        let this = &*self;
+        let results: Vec<(Duration, u64)> = std::thread::scope(|scope| {
+            let spawn = |thread| {
+                scope.spawn({
+                    let meeting = &meeting;
+                    move || this.work(meeting, thread, threads)
+                })
+            };
+            let workers: Vec<_> = (0..threads).map(spawn).collect();
+            workers.into_iter().map(|worker| worker.join().expect("a worker panicked")).collect()
+        });
+        let operations = 2 * self.batch * self.batches * threads;
+        let time: Duration = results.iter().map(|result| result.0).sum();
+        self.times_ns.push(time.as_secs_f64() * 1e9 / operations as f64);
+        self.hits += results.iter().map(|result| result.1).sum::<u64>();
+        self.takes += operations / 2;
+        self.done += self.batches;
+    }
+
+    /// What resumptions do: each takes a session that another thread put, and puts a new one. The threads meet after each
+    /// batch, outside of the time that is measured, so that what is taken has been put.
+    fn work(&self, meeting: &Barrier, thread: u64, threads: u64) -> (Duration, u64) {
+        let (mut time, mut hits) = (Duration::ZERO, 0);
+        for batch in self.done + 1..=self.done + self.batches {
+            let mine = batch * MEETING_MAX + thread;
+            let theirs = (batch - 1) * MEETING_MAX + (thread + 1) % threads;
+            meeting.wait();
+            let start = Instant::now();
+            for number in 0..self.batch {
+                black_box(self.store.put(key(mine, number), value()));
+                hits += u64::from(black_box(self.store.take(&key(theirs, number))).is_some());
+            }
+            time += start.elapsed();
+        }
+        (time, hits)
+    }
+}
+
+fn candidates(sessions: usize) -> Vec<Candidate> {
+    let cache = SessionCache::new(sessions, Duration::from_secs(86_400)).expect("memory");
+    let batch = sessions as u64 / 32;
+    let batches = OPERATIONS / batch;
+    vec![
+        Candidate::new("nothing", Arc::new(Nothing), batch, batches),
+        Candidate::new("onetrip", Arc::new(LibraryStore::new(Arc::new(cache))), batch, batches),
+        Candidate::new("mutex-map", Arc::new(MutexMaps::new(sessions)), batch, batches),
+        Candidate::new("papaya", Arc::new(PapayaMap::new(sessions)), batch, batches),
+        // Its `take` looks through all sessions: a fraction of the operations says as much.
+        Candidate::new("rustls", ServerSessionMemoryCache::new(sessions), 64, 8),
+    ]
+}
+
+/// Three quarters full of sessions that nobody asks for.
 fn fill(store: &dyn StoresServerSessions, sessions: usize) {
     for number in 0..sessions as u64 * 3 / 4 {
         store.put(key(FILLER, number), value());
     }
-}
-
-/// What resumptions do: each takes a session that another thread has put some time ago, and puts a new one.
-fn run(store: &Arc<dyn StoresServerSessions>, threads: usize, operations: u64, round: u64) -> Outcome {
-    let start = Barrier::new(threads);
-    let results: Vec<(Duration, u64)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads as u64)
-            .map(|thread| {
-                let start = &start;
-                scope.spawn(move || worker(&**store, start, thread, threads as u64, operations, round))
-            })
-            .collect();
-        workers.into_iter().map(|worker| worker.join().expect("a worker panicked")).collect()
-    });
-    let longest = results.iter().map(|result| result.0).max().unwrap_or_default();
-    Outcome {
-        ns_per_operation: longest.as_secs_f64() * 1e9 / (2 * operations) as f64,
-        hits: results.iter().map(|result| result.1).sum(),
-        takes: (operations - LAG.min(operations)) * threads as u64,
-    }
-}
-
-fn worker(
-    store: &dyn StoresServerSessions,
-    start: &Barrier,
-    thread: u64,
-    threads: u64,
-    operations: u64,
-    round: u64,
-) -> (Duration, u64) {
-    let (mine, other) = (round * 16 + thread, round * 16 + (thread + 1) % threads);
-    let mut hits = 0;
-    start.wait();
-    let begin = Instant::now();
-    for number in 0..operations {
-        black_box(store.put(key(mine, number), value()));
-        // With two threads the other may lag behind; a miss costs a lookup too.
-        let taken = store.take(&key(other, number.wrapping_sub(LAG)));
-        hits += u64::from(black_box(taken).is_some());
-    }
-    (begin.elapsed(), hits)
 }
 
 /// As random as the TLS library's, and made anew where it is needed, so that no list of keys takes part.
@@ -150,6 +150,30 @@ fn value() -> Vec<u8> {
     value[..2].copy_from_slice(&[1, 16]);
     value[18..20].copy_from_slice(&[3, 4]);
     value
+}
+
+/// What keys and values cost by themselves.
+#[derive(Debug)]
+struct Nothing;
+
+impl StoresServerSessions for Nothing {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        black_box((key, value));
+        true
+    }
+
+    fn get(&self, _key: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        black_box(key);
+        Some(value())
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
 }
 
 /// Maps behind 64 mutexes, each with a queue of its keys in the order in which they came.
@@ -250,12 +274,12 @@ impl StoresServerSessions for PapayaMap {
 
 /// Room for so many sessions: a small server, and the default.
 const SESSIONS: [usize; 2] = [16_384, 131_072];
-const THREADS: [usize; 2] = [1, 2];
+const THREADS: [u64; 2] = [1, 2];
 /// Turns of each candidate.
-const ROUNDS: u64 = 11;
+const TURNS: usize = 21;
 /// Puts, and as many takes, of one thread in one turn.
-const OPERATIONS: u64 = 100_000;
-/// How many puts ago the session that is taken was put.
-const LAG: u64 = 1_000;
+const OPERATIONS: u64 = 65_536;
+/// More than there are threads, so that each batch of each thread has a stream of keys of its own.
+const MEETING_MAX: u64 = 16;
 /// The stream of the keys that nobody takes.
 const FILLER: u64 = u64::MAX;

@@ -6,7 +6,7 @@
 //! | set it up | [`configuration`], [`security`] |
 //! | watch it | [`events`], [`metrics`] |
 //! | know the extension, and what onetrip makes of it | [`quickstart`] |
-//! | know the code | [`life_of_a_connection`], [`decisions`], [`dependencies`], [`testing`] |
+//! | know the code | [`life_of_a_connection`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | use the protocol core in another program | [`library`] |
 //!
 //! It must not say what is not so: `tests/manual.rs` holds the pages against the tree where a test can.
@@ -28,6 +28,9 @@ pub mod metrics {}
 
 #[doc = include_str!("quickstart.md")]
 pub mod quickstart {}
+
+#[doc = include_str!("session_cache.md")]
+pub mod session_cache {}
 
 #[doc = include_str!("life_of_a_connection.md")]
 pub mod life_of_a_connection {}

@@ -9,8 +9,8 @@
 //!   set 1   [ ...                                        [ ...
 //! ```
 //!
-//! A word says what is in the slot of the same number ([`word`]); whoever turns it from what it was into BUSY by one
-//! compare-and-exchange owns the slot until it writes the next word ([`slot`]). That one step is why a session is never
+//! A word says what is in the slot of the same number (`word`); whoever turns it from what it was into BUSY by one
+//! compare-and-exchange owns the slot until it writes the next word (`slot`). That one step is why a session is never
 //! handed out twice. Nobody waits: a place that is BUSY is passed over, as if its session were not there, and if all eight
 //! are, a new session is not kept. A new session goes into an empty place, else into that of the oldest in its set, so
 //! that a flood of new sessions pushes out old ones and never itself.
@@ -29,7 +29,7 @@
 //! copy that is handed out belongs to the TLS library, which frees it without wiping.
 //!
 //! *Checked* against an oracle, by threads, and by the model checker loom, which runs this same code through all
-//! interleavings of a few threads (`model`, with sets of two places, because eight are too many for it):
+//! interleavings of a few threads (`model_tests`, with sets of two places, because eight are too many for it):
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test --release --no-default-features --features tls --lib tls::cache::model
@@ -40,7 +40,7 @@
 
 #[cfg(test)]
 #[cfg(loom)]
-mod model;
+mod model_tests;
 mod slot;
 mod sync;
 #[cfg(test)]
