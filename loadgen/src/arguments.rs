@@ -202,8 +202,8 @@ pub(crate) struct RunArguments {
     /// Recipients of each message.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     recipients: u32,
-    /// Scenarios by weight, such as full:9,esmtp:1. There are esmtp, implicit-tls, qhlo, qtls, basic, full, full-resumed,
-    /// fallback, pipeconnect and bad-auth.
+    /// Scenarios by weight, such as full:9,esmtp:1. There are esmtp, implicit-tls, qhlo, qtls, basic, qtls-resumed, full,
+    /// full-resumed, fallback, pipeconnect and bad-auth.
     #[arg(long, default_value = "full-resumed", value_parser = parse_scenarios)]
     scenario: Mix<Scenario>,
     /// Links of the clients by weight, such as lte:7,200±20:3. There are loopback, lan, dsl, lte, 3g, satellite and
