@@ -303,6 +303,9 @@ pub(crate) struct CompareArguments {
     /// Exit with 1 if the model is off by more than so many percent in any row.
     #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
     pub(crate) tolerance: f64,
+    /// How often each row is measured; the medians count.
+    #[arg(long, default_value_t = 3, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeat: u32,
 }
 
 /// A server that is started at the far end of a real link.

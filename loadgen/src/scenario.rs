@@ -68,6 +68,23 @@ impl Scenario {
         }
     }
 
+    /// The client in a few words, for tables.
+    pub(crate) const fn description(self) -> &'static str {
+        match self {
+            Self::Esmtp => "plain ESMTP, STARTTLS, DATA",
+            Self::ImplicitTls => "plain ESMTP, implicit TLS, DATA",
+            Self::Qhlo => "pipelined QHLO only",
+            Self::Qtls => "QTLS and QHLO, AUTH not pipelined",
+            Self::Basic => "basic profile",
+            Self::QtlsResumed => "QTLS, TLS session, full QHLO inside",
+            Self::Full => "full profile",
+            Self::FullResumed => "full profile, TLS session",
+            Self::Fallback => "full profile, id refused",
+            Self::Pipeconnect => "PIPECONNECT (Exim's early EHLO)",
+            Self::BadAuth => "wrong password",
+        }
+    }
+
     /// Reads a name.
     ///
     /// # Errors
@@ -94,12 +111,9 @@ impl Scenario {
         match self {
             Self::Esmtp | Self::ImplicitTls => Profile::Esmtp,
             Self::Qhlo | Self::Qtls | Self::Basic => Profile::Basic,
-            Self::QtlsResumed
-            | Self::Full
-            | Self::FullResumed
-            | Self::Fallback
-            | Self::Pipeconnect
-            | Self::BadAuth => Profile::Full,
+            Self::QtlsResumed | Self::Full | Self::FullResumed | Self::Fallback | Self::Pipeconnect | Self::BadAuth => {
+                Profile::Full
+            }
         }
     }
 
