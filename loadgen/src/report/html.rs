@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::text::{ms, trips};
+use super::text::{ms, shares};
 use super::{ScenarioSummary, SecondSummary, Summary};
 use crate::record::Phase;
 
@@ -69,7 +69,7 @@ fn write_latency(page: &mut String, scenarios: &[ScenarioSummary]) {
         scenarios.iter().filter_map(|scenario| Some((scenario, scenario.phase(Phase::FinalReply)?))).collect();
     let highest = curves.iter().map(|(_, times)| times.max_us).max().unwrap_or(0);
     let top = nice_top(highest as f64);
-    begin_drawing(page, top, |value| format!("{} ms", ms(value as u64)));
+    begin_drawing(page, top, time_mark);
     for (percentile, words) in MARKS {
         let x = percentile_x(percentile);
         let y = TOP + HEIGHT;
@@ -97,7 +97,7 @@ fn write_courses(page: &mut String, summary: &Summary) {
     page.push_str("<h2>Time to the final reply over the run</h2>");
     let lines: [Course<'_>; 2] =
         [("s1", "median", &|second| second.p50_us as f64), ("s2", "99th percentile", &|second| second.p99_us as f64)];
-    write_course(page, &summary.course, &lines, |value| format!("{} ms", ms(value as u64)));
+    write_course(page, &summary.course, &lines, time_mark);
 }
 
 fn write_course(page: &mut String, course: &[SecondSummary], lines: &[Course<'_>], words: impl Fn(f64) -> String) {
@@ -180,7 +180,7 @@ fn series(index: usize) -> String {
 fn write_table(page: &mut String, summary: &Summary) {
     page.push_str(
         "<h2>Scenarios</h2><div class=\"wide\"><table><tr><th>scenario<th>messages<th>per s<th>errors<th>resumed\
-         <th>p50 ms<th>p90 ms<th>p99 ms<th>p99.9 ms<th>max ms<th class=\"left\">round trips to the final reply</tr>",
+         <th>p50 ms<th>p90 ms<th>p99 ms<th>p99.9 ms<th>max ms<th>round trips<th>MAIL in packet</tr>",
     );
     for scenario in summary.scenarios.iter().chain([&summary.total]) {
         let times = scenario.phase(Phase::FinalReply);
@@ -196,7 +196,7 @@ fn write_table(page: &mut String, summary: &Summary) {
         for percentile in [50.0, 90.0, 99.0, 99.9, 100.0] {
             let _ = write!(page, "<td>{}", times.map_or_else(|| "-".to_owned(), |times| ms(times.at(percentile))));
         }
-        let _ = write!(page, "<td class=\"left\">{}</tr>", escape(&trips(scenario)));
+        let _ = write!(page, "<td>{}<td>{}</tr>", shares(&scenario.round_trips), shares(&scenario.mail_packets));
     }
     page.push_str("</table></div>");
     write_phases(page, summary);
@@ -257,6 +257,16 @@ fn write_list(page: &mut String, title: &str, items: impl Iterator<Item = String
     page.push_str("</ul>");
 }
 
+/// A time in microseconds beside a scale, with no more digits than it needs.
+fn time_mark(time_us: f64) -> String {
+    match time_us {
+        _ if time_us <= 0.0 => "0".to_owned(),
+        _ if time_us < 1e3 => format!("{time_us} µs"),
+        _ if time_us < 1e6 => format!("{} ms", time_us / 1e3),
+        _ => format!("{} s", time_us / 1e6),
+    }
+}
+
 /// Seconds since 1970 as a date and time of UTC (days of the Gregorian calendar are counted from 1 March of the year 0, so
 /// that the leap day is a year's last).
 fn date(unix_s: u64) -> String {
@@ -296,12 +306,12 @@ vertical-align:middle;background:currentColor}
 .s7{color:var(--c7)}.s8{color:var(--c8)}.s9{color:var(--c9)}.s10{color:var(--c10)}.s11{color:var(--c11)}.failed{color:var(--failed)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{text-align:right;padding:5px 9px;border-bottom:1px solid var(--grid);white-space:nowrap}
-th:first-child,td:first-child,.left{text-align:left}th{color:var(--quiet);font-weight:500}
+th:first-child,td:first-child{text-align:left}th{color:var(--quiet);font-weight:500}
 </style></head><body><main>"#;
 
 #[cfg(test)]
 mod tests {
-    use super::{LEFT, WIDTH, date, nice_top, percentile_x, seconds_between_marks, write};
+    use super::{LEFT, WIDTH, date, nice_top, percentile_x, seconds_between_marks, time_mark, write};
     use crate::report::tests::example;
 
     #[test]
@@ -337,6 +347,12 @@ mod tests {
         for (last, step) in [(1, 1), (10, 1), (11, 2), (59, 10), (60, 10), (600, 100)] {
             assert_eq!(seconds_between_marks(last), step, "{last}");
         }
+    }
+
+    #[test]
+    fn marks_of_a_scale_have_no_more_digits_than_they_need() {
+        let marks = [0.0, 250.0, 2_500.0, 500e3, 1.5e6].map(time_mark);
+        assert_eq!(marks, ["0", "250 µs", "2.5 ms", "500 ms", "1.5 s"]);
     }
 
     #[test]
