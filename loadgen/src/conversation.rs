@@ -98,6 +98,11 @@ impl Conversation {
         self.session.handle_message(message, is_last);
     }
 
+    /// No more messages will come.
+    pub(crate) fn handle_quit(&mut self) {
+        self.session.handle_quit();
+    }
+
     /// Does all that is due, and adds to `out` what is to be written to the socket.
     pub(crate) fn advance(&mut self, now: Now, out: &mut Vec<u8>) {
         self.finish_handshake(now);
@@ -201,7 +206,7 @@ mod tests {
     use std::time::Duration;
 
     use onetrip::proto::client::{
-        Address, Config, Content, Failure, HelloName, Message, Recipient, Security, ServerMemory,
+        Address, Config, Content, Ending, Failure, HelloName, Message, Recipient, Security, ServerMemory,
     };
     use onetrip::time::Now;
     use onetrip::tls::Versions;
@@ -225,9 +230,14 @@ mod tests {
 
     /// A client without TLS, 100 ms from its server.
     fn conversation() -> Conversation {
+        conversation_with(Ending::Quit)
+    }
+
+    fn conversation_with(ending: Ending) -> Conversation {
         let now = Now::simulated_ms(0);
         let mut config = Config::new(HelloName::parse("c").unwrap());
         config.security = Security::Plain;
+        config.ending = ending;
         config.reply_timeout = Duration::from_secs(7);
         let tls = TlsConfigs::new(&Trust::Anyone, Versions::Both).unwrap().fresh;
         let setup = TlsSetup { config: tls, server_name: ServerName::try_from("localhost").unwrap() };
@@ -328,5 +338,14 @@ mod tests {
     fn a_server_that_never_answers_is_given_up_when_the_time_for_a_reply_is_over() {
         let events = play(conversation(), |said| if said.is_empty() { good_server("") } else { Answer::Nothing });
         assert_eq!(settled(&events), (7_200, Some(Failure::TimedOut)));
+    }
+
+    #[test]
+    fn a_client_that_was_to_stay_leaves_when_it_is_told_that_nothing_will_come() {
+        let mut conversation = conversation_with(Ending::Stay);
+        conversation.handle_quit();
+        let events = play(conversation, good_server);
+        assert_eq!(settled(&events), (400, None));
+        assert_eq!(events.last(), Some(&(500, Event::Reached(Milestone::Closed))));
     }
 }

@@ -123,12 +123,18 @@ impl Visitor {
             let is_last = self.number + 1 >= self.letters.sizes.len();
             self.conversation.handle_message(next, is_last);
         }
-        self.conversation.advance(now, out);
         let mut news = Vec::new();
-        while let Some((at, event)) = self.conversation.poll_event() {
-            self.handle_event(at, event, record, &mut news);
+        loop {
+            let judged_before = self.judged;
+            self.conversation.advance(now, out);
+            while let Some((at, event)) = self.conversation.poll_event() {
+                self.handle_event(at, event, record, &mut news);
+            }
+            // A visit that failed just now has a goodbye to say.
+            if self.judged == judged_before {
+                return news;
+            }
         }
-        news
     }
 
     fn handle_event(&mut self, at: Duration, event: Event, record: &mut Record, news: &mut Vec<News>) {
@@ -158,6 +164,9 @@ impl Visitor {
     }
 
     fn settle(&mut self, at: Duration, outcome: &Outcome, record: &mut Record, news: &mut Vec<News>) {
+        if self.judged {
+            return;
+        }
         let scenario = self.visit.scenario;
         match Judgement::of(outcome, scenario) {
             Judgement::Acknowledged(recipients) => {
@@ -175,6 +184,8 @@ impl Visitor {
             }
             Judgement::Wrong(kind) => {
                 self.judged = true;
+                // Nothing more is sent after a failure; a client that was to stay must not sit there until it times out.
+                self.conversation.handle_quit();
                 record.note_error(scenario, at, &kind);
                 news.push(News::Failed);
             }
@@ -349,6 +360,7 @@ mod tests {
         let entry = record.scenario_mut(Scenario::Esmtp);
         assert_eq!((entry.sessions, entry.acknowledged), (0, 0));
         assert_eq!(entry.errors.get("message refused: 550"), Some(&1));
+        assert!(handle(&mut visitor, ms(900), accepted(), &mut record).is_empty(), "a visit is judged once");
     }
 
     #[test]

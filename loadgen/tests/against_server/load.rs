@@ -91,3 +91,12 @@ fn clients_are_all_of_the_users_and_a_wrong_password_among_them_is_counted_as_an
     assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.out.contains("login refused: 535"), "{}", ended.out);
 }
+
+#[test]
+fn a_session_of_several_messages_ends_at_its_first_refusal_and_counts_one_error() {
+    let site = Site::new();
+    let ended = site.run(&["--size", "2m", "--messages", "3", "--count", "4"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let errors: Vec<_> = ended.out.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(errors.len() == 1 && errors[0].ends_with(": 4"), "{errors:?}");
+}

@@ -156,6 +156,7 @@ impl Site {
         fs::write(directory.path().join("password"), PASSWORD).unwrap();
         let mut serve = onetrip();
         serve.args(["serve", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", "--hostname", "localhost"]);
+        serve.args(["--max-message-size", "1048576"]);
         serve.args(["--shards", "1", "--log-format", "json", "--auth-failure-delay", "0", "--state-dir"]).arg(&state);
         let server = Running::start(&mut serve);
         let address = |kind: &'static str| server.wait_for(|line| listener(line, kind));
