@@ -204,8 +204,8 @@ pub(crate) struct RunArguments {
     /// Recipients of each message.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     recipients: u32,
-    /// Scenarios by weight, such as full:9,esmtp:1. There are esmtp, implicit-tls, qhlo, qtls, basic, full, full-resumed,
-    /// fallback, pipeconnect and bad-auth.
+    /// Scenarios by weight, such as full:9,esmtp:1. There are esmtp, implicit-tls, qhlo, qtls, basic, qtls-resumed, full,
+    /// full-resumed, fallback, pipeconnect and bad-auth.
     #[arg(long, default_value = "full-resumed", value_parser = parse_scenarios)]
     scenario: Mix<Scenario>,
     /// Links of the clients by weight, such as lte:7,200±20:3. There are loopback, lan, dsl, lte, 3g, satellite and
@@ -305,6 +305,9 @@ pub(crate) struct CompareArguments {
     /// Exit with 1 if the model is off by more than so many percent in any row.
     #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
     pub(crate) tolerance: f64,
+    /// How often each row is measured; the medians count.
+    #[arg(long, default_value_t = 3, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeat: u32,
 }
 
 /// A server that is started at the far end of a real link.

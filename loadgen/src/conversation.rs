@@ -98,6 +98,11 @@ impl Conversation {
         self.session.handle_message(message, is_last);
     }
 
+    /// No more messages will come.
+    pub(crate) fn handle_quit(&mut self) {
+        self.session.handle_quit();
+    }
+
     /// Does all that is due, and adds to `out` what is to be written to the socket.
     pub(crate) fn advance(&mut self, now: Now, out: &mut Vec<u8>) {
         self.finish_handshake(now);
@@ -193,5 +198,154 @@ impl Conversation {
     /// The client, to take its transcript.
     pub(crate) const fn session_mut(&mut self) -> &mut Session {
         &mut self.session
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use onetrip::proto::client::{
+        Address, Config, Content, Ending, Failure, HelloName, Message, Recipient, Security, ServerMemory,
+    };
+    use onetrip::time::Now;
+    use onetrip::tls::Versions;
+    use onetrip::tls::client::Trust;
+    use rustls::pki_types::ServerName;
+
+    use super::{Conversation, Demand, Event};
+    use crate::link::Profile;
+    use crate::random::Random;
+    use crate::session::{Milestone, Session, TlsSetup};
+    use crate::tls_sessions::TlsConfigs;
+    use crate::veil::Hidden;
+
+    /// More steps than any dialog here takes: a conversation that asks for ever has failed.
+    const STEPS_MAX: usize = 1_000;
+
+    fn message() -> Message {
+        let recipient = Recipient::new(Address::parse("b@y").unwrap());
+        Message::new(Address::parse("a@x").unwrap(), vec![recipient], Content::normalised(b"hi\n"))
+    }
+
+    /// A client without TLS, 100 ms from its server.
+    fn conversation() -> Conversation {
+        conversation_with(Ending::Quit)
+    }
+
+    fn conversation_with(ending: Ending) -> Conversation {
+        let now = Now::simulated_ms(0);
+        let mut config = Config::new(HelloName::parse("c").unwrap());
+        config.security = Security::Plain;
+        config.ending = ending;
+        config.reply_timeout = Duration::from_secs(7);
+        let tls = TlsConfigs::new(&Trust::Anyone, Versions::Both).unwrap().fresh;
+        let setup = TlsSetup { config: tls, server_name: ServerName::try_from("localhost").unwrap() };
+        let session = Session::new(now, config, setup, Hidden::NOTHING, ServerMemory::default(), vec![message()]);
+        Conversation::new(now, session, &Profile::parse("100").unwrap(), Random::new(1))
+    }
+
+    /// What the server does when bytes or a connection reach it.
+    enum Answer {
+        Say(&'static str),
+        Close,
+        Nothing,
+    }
+
+    /// Runs to the end in virtual time; what was reached and when, in milliseconds.
+    fn play(mut conversation: Conversation, mut answer: impl FnMut(&str) -> Answer) -> Vec<(u128, Event)> {
+        let mut at = Duration::ZERO;
+        let (mut events, mut connected) = (Vec::new(), false);
+        for _ in 0..STEPS_MAX {
+            let now = Now { monotonic: at, unix: at };
+            let mut out = Vec::new();
+            conversation.advance(now, &mut out);
+            while let Some((when, event)) = conversation.poll_event() {
+                connected &= event != Event::Reached(Milestone::Reconnect);
+                events.push((when.as_millis(), event));
+            }
+            let begins = !connected && conversation.demand(now) == Demand::Connection;
+            connected |= begins;
+            if conversation.demand(now) == Demand::Close {
+                return events;
+            }
+            if begins || !out.is_empty() {
+                match answer(&String::from_utf8(out).unwrap()) {
+                    Answer::Say(words) => conversation.handle_bytes(now, words.as_bytes()),
+                    Answer::Close => conversation.handle_closed(now),
+                    Answer::Nothing => {}
+                }
+            }
+            at = conversation.next_due(now).expect("a conversation that goes on waits for something").max(at);
+        }
+        panic!("no end: {events:?}");
+    }
+
+    fn good_server(said: &str) -> Answer {
+        Answer::Say(match said {
+            "" => "220 s\r\n",
+            _ if said.starts_with("EHLO") => "250-s\r\n250-PIPELINING\r\n250 CHUNKING\r\n",
+            _ if said.starts_with("MAIL") => "250 ok\r\n250 ok\r\n250 taken\r\n",
+            _ => "221 bye\r\n",
+        })
+    }
+
+    fn settled(events: &[(u128, Event)]) -> (u128, Option<Failure>) {
+        let outcome = events.iter().find_map(|(at, event)| match event {
+            Event::Reached(Milestone::Settled(outcome)) => Some((*at, outcome.failure.clone())),
+            _ => None,
+        });
+        outcome.unwrap_or_else(|| panic!("never settled: {events:?}"))
+    }
+
+    #[test]
+    fn each_step_of_a_dialog_costs_the_round_trips_that_it_costs_on_a_wire() {
+        let events = play(conversation(), good_server);
+        let at = |wanted: Event| events.iter().find(|(_, event)| *event == wanted).map(|&(at, _)| at);
+        // The SYN and the greeting are a round trip each: nothing is sent in between.
+        assert_eq!(at(Event::Connected), Some(100));
+        assert_eq!(at(Event::Reached(Milestone::MailSent)), Some(300));
+        assert_eq!(settled(&events), (400, None));
+    }
+
+    #[test]
+    fn a_server_that_closes_is_seen_to_have_closed_half_a_round_trip_later() {
+        let events = play(conversation(), |said| if said.is_empty() { good_server("") } else { Answer::Close });
+        // The EHLO leaves at 200 ms and reaches the server at 250.
+        let (at, failure) = settled(&events);
+        assert!((300..=301).contains(&at), "{events:?}");
+        assert_eq!(failure, Some(Failure::Closed));
+    }
+
+    #[test]
+    fn what_was_said_before_the_close_is_heard_before_it() {
+        let mut conversation = conversation();
+        let now = |ms| Now::simulated_ms(ms);
+        conversation.advance(now(150), &mut Vec::new());
+        conversation.handle_bytes(now(150), b"421 4.3.2 later\r\n");
+        conversation.handle_closed(now(150));
+        let events = play(conversation, |_| Answer::Nothing);
+        assert!(matches!(settled(&events).1, Some(Failure::TryLater(_))), "{events:?}");
+    }
+
+    #[test]
+    fn a_connection_that_could_not_be_made_is_a_failure_and_no_wait_for_ever() {
+        let events = play(conversation(), |_| Answer::Close);
+        assert_eq!(settled(&events).1, Some(Failure::Closed));
+    }
+
+    #[test]
+    fn a_server_that_never_answers_is_given_up_when_the_time_for_a_reply_is_over() {
+        let events = play(conversation(), |said| if said.is_empty() { good_server("") } else { Answer::Nothing });
+        assert_eq!(settled(&events), (7_200, Some(Failure::TimedOut)));
+    }
+
+    #[test]
+    fn a_client_that_was_to_stay_leaves_when_it_is_told_that_nothing_will_come() {
+        let mut conversation = conversation_with(Ending::Stay);
+        conversation.handle_quit();
+        let events = play(conversation, good_server);
+        assert_eq!(settled(&events), (400, None));
+        assert_eq!(events.last(), Some(&(500, Event::Reached(Milestone::Closed))));
     }
 }

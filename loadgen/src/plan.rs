@@ -268,11 +268,17 @@ pub(crate) const fn share(count: u64, core: u64, cores: u64) -> u64 {
     count / cores + if core < count % cores { 1 } else { 0 }
 }
 
+/// The part of `count` sessions that falls to core number `core` of `cores`, if only those with one of `clients` can do any.
+pub(crate) const fn share_of_busy(count: u64, clients: u64, core: u64, cores: u64) -> u64 {
+    let busy = if clients < cores { clients } else { cores };
+    if core < busy { share(count, core, busy) } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{Arrivals, End, Load, Mix, Plan, Schedule, Size, parse_links, parse_scenarios, share};
+    use super::{Arrivals, End, Load, Mix, Plan, Schedule, Size, parse_links, parse_scenarios, share, share_of_busy};
     use crate::random::Random;
     use crate::scenario::Scenario;
 
@@ -331,6 +337,13 @@ mod tests {
     fn a_count_is_shared_out_whole() {
         assert_eq!((0..3).map(|core| share(10, core, 3)).sum::<u64>(), 10);
         assert_eq!(times(&plan(0, End::Sessions(7)), Arrivals::Even, 2).len(), 7);
+    }
+
+    #[test]
+    fn cores_without_a_client_get_no_sessions_so_that_none_is_lost() {
+        assert_eq!([0, 1, 2].map(|core| share_of_busy(10, 1, core, 3)), [10, 0, 0]);
+        assert_eq!([0, 1, 2].map(|core| share_of_busy(10, 2, core, 3)), [5, 5, 0]);
+        assert_eq!([0, 1, 2].map(|core| share_of_busy(10, 16, core, 3)), [4, 3, 3]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) enum Scenario {
     Qtls,
     /// QTLS, QHLO and a pipelined AUTH: the draft's basic profile.
     Basic,
+    /// QTLS after the greeting, with a TLS session, and inside TLS a full QHLO with a remembered id.
+    QtlsResumed,
     /// All of QUICKSTART, with remembered ids and without a TLS session.
     Full,
     /// All of QUICKSTART, with remembered ids and a TLS session.
@@ -35,12 +37,13 @@ pub(crate) enum Scenario {
 
 impl Scenario {
     /// All of them, in the order of reports.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Esmtp,
         Self::ImplicitTls,
         Self::Qhlo,
         Self::Qtls,
         Self::Basic,
+        Self::QtlsResumed,
         Self::Full,
         Self::FullResumed,
         Self::Fallback,
@@ -56,11 +59,29 @@ impl Scenario {
             Self::Qhlo => "qhlo",
             Self::Qtls => "qtls",
             Self::Basic => "basic",
+            Self::QtlsResumed => "qtls-resumed",
             Self::Full => "full",
             Self::FullResumed => "full-resumed",
             Self::Fallback => "fallback",
             Self::Pipeconnect => "pipeconnect",
             Self::BadAuth => "bad-auth",
+        }
+    }
+
+    /// The client in a few words, for tables.
+    pub(crate) const fn description(self) -> &'static str {
+        match self {
+            Self::Esmtp => "plain ESMTP, STARTTLS, DATA",
+            Self::ImplicitTls => "plain ESMTP, implicit TLS, DATA",
+            Self::Qhlo => "pipelined QHLO only",
+            Self::Qtls => "QTLS and QHLO, AUTH not pipelined",
+            Self::Basic => "basic profile",
+            Self::QtlsResumed => "QTLS, TLS session, full QHLO inside",
+            Self::Full => "full profile",
+            Self::FullResumed => "full profile, TLS session",
+            Self::Fallback => "full profile, id refused",
+            Self::Pipeconnect => "PIPECONNECT (Exim's early EHLO)",
+            Self::BadAuth => "wrong password",
         }
     }
 
@@ -90,18 +111,20 @@ impl Scenario {
         match self {
             Self::Esmtp | Self::ImplicitTls => Profile::Esmtp,
             Self::Qhlo | Self::Qtls | Self::Basic => Profile::Basic,
-            Self::Full | Self::FullResumed | Self::Fallback | Self::Pipeconnect | Self::BadAuth => Profile::Full,
+            Self::QtlsResumed | Self::Full | Self::FullResumed | Self::Fallback | Self::Pipeconnect | Self::BadAuth => {
+                Profile::Full
+            }
         }
     }
 
     /// Does the client come with what it remembers of the server?
     pub(crate) const fn is_warm(self) -> bool {
-        matches!(self, Self::Full | Self::FullResumed | Self::Fallback | Self::Pipeconnect | Self::BadAuth)
+        matches!(self.profile(), Profile::Full)
     }
 
     /// Does the client come with a TLS session?
     pub(crate) const fn resumes(self) -> bool {
-        matches!(self, Self::FullResumed)
+        matches!(self, Self::QtlsResumed | Self::FullResumed)
     }
 
     /// Is it the refusal of the login that is measured?
@@ -117,6 +140,8 @@ impl Scenario {
             Self::Qhlo => (&["CHUNKING", "PIPECONNECT"], &["QTLS", "STARTTLS", "AUTH", "QHLO"]),
             Self::Qtls => (&["PIPECONNECT"], &["AUTH", "QHLO"]),
             Self::Basic => (&["PIPECONNECT"], &["QHLO"]),
+            // Where STARTTLS cannot be pipelined an early QHLO saves nothing, so the client waits for the greeting.
+            Self::QtlsResumed => (&["PIPECONNECT"], &["STARTTLS", "XEARLYDATA"]),
             Self::Full | Self::FullResumed | Self::Fallback | Self::BadAuth => (&["PIPECONNECT"], &["XEARLYDATA"]),
             Self::Pipeconnect => (&["QUICKSTART"], &[]),
         };
@@ -140,6 +165,11 @@ impl Scenario {
                 let all = at_connect(&|list| list.quick(|quick| quick.qtls))
                     && offers(Point::Secured, &|list| list.quick(|quick| quick.auth));
                 (!all).then_some("QTLS and AUTH as parameters of QUICKSTART")
+            }
+            Self::QtlsResumed => {
+                let all = at_connect(&|list| list.quick(|quick| quick.qtls))
+                    && offers(Point::Secured, &|list| list.qhlo_id().is_some());
+                (!all).then_some("QTLS and, inside TLS, QHLO=id as parameters of QUICKSTART")
             }
             Self::Full | Self::FullResumed | Self::Fallback => {
                 let all = at_connect(&|list| list.qhlo_id().is_some() && list.quick(|quick| quick.starttls))
@@ -203,6 +233,21 @@ mod tests {
             &["PIPELINING", "AUTH PLAIN", "QUICKSTART QHLO=b AUTH"],
         );
         assert!(Scenario::ALL.into_iter().all(|scenario| scenario.missing(&all).is_none()));
+    }
+
+    #[test]
+    fn a_server_that_cannot_pipeline_starttls_is_asked_for_qtls_with_a_session_but_not_for_all_of_quickstart() {
+        let server = server(
+            &["PIPELINING", "STARTTLS", "QUICKSTART QTLS"],
+            &["PIPELINING", "AUTH PLAIN", "QUICKSTART QHLO=b AUTH"],
+        );
+        assert_eq!(Scenario::QtlsResumed.missing(&server), None);
+        assert!(Scenario::FullResumed.missing(&server).is_some());
+    }
+
+    #[test]
+    fn only_clients_that_come_with_what_they_remember_resume() {
+        assert!(Scenario::ALL.into_iter().all(|scenario| scenario.is_warm() || !scenario.resumes()));
     }
 
     #[test]

@@ -176,6 +176,11 @@ impl Session {
         self.client.handle_message(message);
     }
 
+    /// No more messages will come: goodbye is said when all are settled.
+    pub(crate) fn handle_quit(&mut self) {
+        self.client.handle_quit();
+    }
+
     /// Adds what leaves now, in one flight, to `out`.
     pub(crate) fn poll_bytes(&mut self, now: Now, out: &mut Vec<u8>) {
         let before = out.len();

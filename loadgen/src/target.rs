@@ -199,7 +199,10 @@ impl Judgement {
     pub(crate) fn of(outcome: &Outcome, scenario: Scenario) -> Self {
         if let Some(failure) = &outcome.failure {
             return match failure {
-                Failure::LoginRefused(_) if scenario.expects_refusal() => Self::RefusedAsExpected,
+                // A server that has had enough of wrong passwords from here says "later" instead of "no".
+                Failure::LoginRefused(_) | Failure::LoginDeferred(_) if scenario.expects_refusal() => {
+                    Self::RefusedAsExpected
+                }
                 failure => Self::Wrong(kind(failure)),
             };
         }
@@ -265,6 +268,10 @@ mod tests {
         let outcome = Outcome { messages: Vec::new(), failure };
         assert_eq!(Judgement::of(&outcome, Scenario::BadAuth), Judgement::RefusedAsExpected);
         assert_eq!(Judgement::of(&outcome, Scenario::Full), Judgement::Wrong("login refused: 535".to_owned()));
+        let failure = Some(Failure::LoginDeferred(Reply::new(454, "4.7.0 later")));
+        let outcome = Outcome { messages: Vec::new(), failure };
+        assert_eq!(Judgement::of(&outcome, Scenario::BadAuth), Judgement::RefusedAsExpected);
+        assert_eq!(Judgement::of(&outcome, Scenario::Full), Judgement::Wrong("login put off: 454".to_owned()));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::audit::Journal;
 use crate::clock::Clock;
 use crate::conversation::Demand;
 use crate::live::Live;
-use crate::plan::{End, Load, Plan, Schedule, share};
+use crate::plan::{End, Load, Plan, Schedule, share, share_of_busy};
 use crate::random::Random;
 use crate::record::Record;
 use crate::target::{Target, Visit};
@@ -99,7 +99,7 @@ impl Core {
                 self.run_open(schedule).await;
             }
             Load::Closed { clients } => {
-                self.run_closed(share(u64::from(clients), self.number, self.shared.cores)).await;
+                self.run_closed(u64::from(clients)).await;
             }
         }
         while self.in_flight.get() > 0 {
@@ -129,9 +129,10 @@ impl Core {
         }
     }
 
-    async fn run_closed(self: &Rc<Self>, clients: u64) {
+    async fn run_closed(self: &Rc<Self>, clients_of_all: u64) {
+        let clients = share(clients_of_all, self.number, self.shared.cores);
         let visits = match self.shared.plan.end {
-            End::Sessions(count) => share(count, self.number, self.shared.cores),
+            End::Sessions(count) => share_of_busy(count, clients_of_all, self.number, self.shared.cores),
             End::After(_) => u64::MAX,
         };
         let left = Rc::new(Cell::new(visits));

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::text::{ms, trips};
+use super::text::{ms, shares};
 use super::{ScenarioSummary, SecondSummary, Summary};
 use crate::record::Phase;
 
@@ -26,23 +26,20 @@ const NINES_MAX: f64 = 4.0;
 pub(crate) fn write(summary: &Summary) -> String {
     let mut page = String::from(HEAD);
     // Writing to a String cannot fail, so the results of `write!` are dropped here and below.
-    let _ = write!(page, "<h1>Load report</h1><p class=\"quiet\"><code>{}</code></p>", escape(&summary.command));
+    let _ = write!(
+        page,
+        "<h1>Load report</h1><p class=\"quiet\">{}, {:.0} s<br><code>{}</code></p>",
+        date(summary.began_unix_s),
+        summary.seconds,
+        escape(&summary.command)
+    );
     write_tiles(&mut page, summary);
     for warning in &summary.warnings {
         let _ = write!(page, "<p class=\"warning\">{}</p>", escape(warning));
     }
     page.push_str("<h2>Time to the final reply, by percentile</h2>");
     write_latency(&mut page, &summary.scenarios);
-    page.push_str("<h2>Messages per second</h2>");
-    write_course(&mut page, &summary.course, "s1", |second| second.acknowledged as f64, |value| format!("{value:.0}"));
-    page.push_str("<h2>Time to the final reply over the run, 99th percentile</h2>");
-    write_course(
-        &mut page,
-        &summary.course,
-        "s2",
-        |second| second.p99_us as f64,
-        |value| format!("{} ms", ms(value as u64)),
-    );
+    write_courses(&mut page, summary);
     write_table(&mut page, summary);
     write_rest(&mut page, summary);
     page.push_str("</main></body></html>\n");
@@ -72,7 +69,7 @@ fn write_latency(page: &mut String, scenarios: &[ScenarioSummary]) {
         scenarios.iter().filter_map(|scenario| Some((scenario, scenario.phase(Phase::FinalReply)?))).collect();
     let highest = curves.iter().map(|(_, times)| times.max_us).max().unwrap_or(0);
     let top = nice_top(highest as f64);
-    begin_drawing(page, top, |value| format!("{} ms", ms(value as u64)));
+    begin_drawing(page, top, time_mark);
     for (percentile, words) in MARKS {
         let x = percentile_x(percentile);
         let y = TOP + HEIGHT;
@@ -85,32 +82,54 @@ fn write_latency(page: &mut String, scenarios: &[ScenarioSummary]) {
         write_line(page, points, &series(index));
     }
     page.push_str("</svg>");
-    page.push_str("<p class=\"legend\">");
-    for (index, (scenario, _)) in curves.iter().enumerate() {
-        let _ = write!(page, "<span><i class=\"{}\"></i>{}</span>", series(index), escape(&scenario.name));
-    }
-    page.push_str("</p>");
+    write_legend(page, curves.iter().enumerate().map(|(index, (scenario, _))| (series(index), scenario.name.as_str())));
 }
 
-fn write_course(
-    page: &mut String,
-    course: &[SecondSummary],
-    class: &str,
-    value: impl Fn(&SecondSummary) -> f64,
-    words: impl Fn(f64) -> String,
-) {
-    let top = nice_top(course.iter().map(&value).fold(0.0, f64::max));
+/// A figure of each second and how its line looks and is called.
+type Course<'a> = (&'a str, &'a str, &'a dyn Fn(&SecondSummary) -> f64);
+
+fn write_courses(page: &mut String, summary: &Summary) {
+    let acknowledged: Course<'_> = ("s1", "acknowledged", &|second| second.acknowledged as f64);
+    let errors: Course<'_> = ("failed", "failed", &|second| second.errors as f64);
+    page.push_str("<h2>Messages per second</h2>");
+    let lines = if summary.total.errors.is_empty() { vec![acknowledged] } else { vec![acknowledged, errors] };
+    write_course(page, &summary.course, &lines, |value| format!("{value}"));
+    page.push_str("<h2>Time to the final reply over the run</h2>");
+    let lines: [Course<'_>; 2] =
+        [("s1", "median", &|second| second.p50_us as f64), ("s2", "99th percentile", &|second| second.p99_us as f64)];
+    write_course(page, &summary.course, &lines, time_mark);
+}
+
+fn write_course(page: &mut String, course: &[SecondSummary], lines: &[Course<'_>], words: impl Fn(f64) -> String) {
+    let values = lines.iter().flat_map(|(_, _, value)| course.iter().map(value));
+    let top = nice_top(values.fold(0.0, f64::max));
     let last = course.last().map_or(1, |second| second.at_s).max(1);
+    let x_of = |at_s: u64| LEFT + WIDTH * at_s as f64 / last as f64;
     begin_drawing(page, top, words);
-    for step in 0..=5 {
-        let x = LEFT + WIDTH * f64::from(step) / 5.0;
-        let second = last as f64 * f64::from(step) / 5.0;
-        let _ =
-            write!(page, "<text class=\"middle\" x=\"{x:.1}\" y=\"{:.1}\">{second:.0} s</text>", TOP + HEIGHT + 18.0);
+    for second in (0..=last).step_by(seconds_between_marks(last)) {
+        let (x, y) = (x_of(second), TOP + HEIGHT + 18.0);
+        let _ = write!(page, "<text class=\"middle\" x=\"{x:.1}\" y=\"{y:.1}\">{second} s</text>");
     }
-    let x = |second: &SecondSummary| LEFT + WIDTH * second.at_s as f64 / last as f64;
-    write_line(page, course.iter().map(|second| (x(second), y_of(value(second), top))), class);
+    for (class, _, value) in lines {
+        write_line(page, course.iter().map(|second| (x_of(second.at_s), y_of(value(second), top))), class);
+    }
     page.push_str("</svg>");
+    write_legend(page, lines.iter().map(|&(class, name, _)| (class.to_owned(), name)));
+}
+
+/// Whole seconds between two marks under a drawing, so that there are at most eleven of them and no two say the same.
+fn seconds_between_marks(last: u64) -> usize {
+    let step =
+        (0..).flat_map(|power| [1, 2, 5].map(|factor| factor * 10_u64.pow(power))).find(|step| last / step <= 10);
+    step.and_then(|step| usize::try_from(step).ok()).unwrap_or(usize::MAX)
+}
+
+fn write_legend<'a>(page: &mut String, lines: impl Iterator<Item = (String, &'a str)>) {
+    page.push_str("<p class=\"legend\">");
+    for (class, name) in lines {
+        let _ = write!(page, "<span><i class=\"{class}\"></i>{}</span>", escape(name));
+    }
+    page.push_str("</p>");
 }
 
 fn begin_drawing(page: &mut String, top: f64, words: impl Fn(f64) -> String) {
@@ -127,7 +146,11 @@ fn begin_drawing(page: &mut String, top: f64, words: impl Fn(f64) -> String) {
 }
 
 fn write_line(page: &mut String, points: impl Iterator<Item = (f64, f64)>, class: &str) {
-    let points: Vec<String> = points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    let mut points: Vec<String> = points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    if points.len() == 1 {
+        // A line from a point to itself has round ends, and so is a dot; a line of one point would not be seen.
+        points.push(points[0].clone());
+    }
     let _ = write!(page, "<polyline class=\"line {class}\" points=\"{}\"/>", points.join(" "));
 }
 
@@ -140,20 +163,24 @@ fn y_of(value: f64, top: f64) -> f64 {
     TOP + HEIGHT * (1.0 - value / top)
 }
 
-/// The next number of the kind 1, 2 or 5 times a power of ten.
+/// The next number of the kind 1, 2, 4, 6 or 8 times a power of ten: four steps up to it are round numbers too.
 fn nice_top(highest: f64) -> f64 {
     let power = 10_f64.powf(highest.max(1.0).log10().floor());
-    [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|&top| top >= highest).unwrap_or(10.0 * power)
+    [1.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+        .into_iter()
+        .map(|factor| factor * power)
+        .find(|&top| top >= highest)
+        .unwrap_or(10.0 * power)
 }
 
 fn series(index: usize) -> String {
-    format!("s{}", index % 10 + 1)
+    format!("s{}", index % 11 + 1)
 }
 
 fn write_table(page: &mut String, summary: &Summary) {
     page.push_str(
         "<h2>Scenarios</h2><div class=\"wide\"><table><tr><th>scenario<th>messages<th>per s<th>errors<th>resumed\
-         <th>p50 ms<th>p90 ms<th>p99 ms<th>p99.9 ms<th>max ms<th class=\"left\">round trips to the final reply</tr>",
+         <th>p50 ms<th>p90 ms<th>p99 ms<th>p99.9 ms<th>max ms<th>round trips<th>MAIL in packet</tr>",
     );
     for scenario in summary.scenarios.iter().chain([&summary.total]) {
         let times = scenario.phase(Phase::FinalReply);
@@ -169,7 +196,7 @@ fn write_table(page: &mut String, summary: &Summary) {
         for percentile in [50.0, 90.0, 99.0, 99.9, 100.0] {
             let _ = write!(page, "<td>{}", times.map_or_else(|| "-".to_owned(), |times| ms(times.at(percentile))));
         }
-        let _ = write!(page, "<td class=\"left\">{}</tr>", escape(&trips(scenario)));
+        let _ = write!(page, "<td>{}<td>{}</tr>", shares(&scenario.round_trips), shares(&scenario.mail_packets));
     }
     page.push_str("</table></div>");
     write_phases(page, summary);
@@ -230,6 +257,30 @@ fn write_list(page: &mut String, title: &str, items: impl Iterator<Item = String
     page.push_str("</ul>");
 }
 
+/// A time in microseconds beside a scale, with no more digits than it needs.
+fn time_mark(time_us: f64) -> String {
+    match time_us {
+        _ if time_us <= 0.0 => "0".to_owned(),
+        _ if time_us < 1e3 => format!("{time_us} µs"),
+        _ if time_us < 1e6 => format!("{} ms", time_us / 1e3),
+        _ => format!("{} s", time_us / 1e6),
+    }
+}
+
+/// Seconds since 1970 as a date and time of UTC (days of the Gregorian calendar are counted from 1 March of the year 0, so
+/// that the leap day is a year's last).
+fn date(unix_s: u64) -> String {
+    let (days, second) = (unix_s / 86_400 + 719_468, unix_s % 86_400);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next_year;
+    format!("{year}-{month:02}-{day_of_month:02} {:02}:{:02} UTC", second / 3_600, second / 60 % 60)
+}
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -237,8 +288,10 @@ fn escape(text: &str) -> String {
 /// Everything up to the title. The colours of the lines are told apart by people who see few colours too (Okabe and Ito).
 const HEAD: &str = r#"<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Load report</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
-:root{color-scheme:light dark;--back:#fcfcfb;--ink:#1b1f24;--quiet:#667079;--grid:#e3e5e8;--tile:#f1f2f4;--warn:#8a3b00}
-@media (prefers-color-scheme:dark){:root{--back:#14171a;--ink:#e7eaed;--quiet:#98a2ab;--grid:#2b3137;--tile:#1e2327;--warn:#ffb27a}}
+:root{color-scheme:light dark;--back:#fcfcfb;--ink:#1b1f24;--quiet:#667079;--grid:#e3e5e8;--tile:#f1f2f4;--warn:#8a3b00;
+--failed:#c0182b;--c1:#0072b2;--c2:#d55e00;--c3:#009e73;--c4:#b35a8c;--c5:#c28500;--c6:#2f9bd8;--c7:#7655b5;--c8:#6d7900;--c9:#a0522d;--c10:#607080;--c11:#222}
+@media (prefers-color-scheme:dark){:root{--back:#14171a;--ink:#e7eaed;--quiet:#98a2ab;--grid:#2b3137;--tile:#1e2327;--warn:#ffb27a;
+--failed:#ff6b78;--c1:#4aa8e8;--c2:#ff8a3d;--c3:#2fd0a2;--c4:#e79bc4;--c5:#ffc247;--c6:#8fd3ff;--c7:#b79bf0;--c8:#bccb3c;--c9:#d9956c;--c10:#a3b2c2;--c11:#eee}}
 body{margin:0;background:var(--back);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:960px;margin:0 auto;padding:24px 20px 60px}h1{font-size:26px;margin:0}h2{font-size:17px;margin:34px 0 8px}
 .quiet,.legend{color:var(--quiet)}.warning{color:var(--warn);font-weight:600}code{font-size:13px;overflow-wrap:anywhere}
@@ -246,19 +299,19 @@ main{max-width:960px;margin:0 auto;padding:24px 20px 60px}h1{font-size:26px;marg
 .tiles div{background:var(--tile);border-radius:8px;padding:12px 14px}.tiles b{display:block;font-size:21px}
 .tiles span{color:var(--quiet);font-size:13px}svg{width:100%;height:auto}svg text{font-size:12px;fill:var(--quiet)}
 .end{text-anchor:end}.middle{text-anchor:middle}.grid{stroke:var(--grid)}
-.line{fill:none;stroke-width:2.2;stroke:currentColor;stroke-linejoin:round}
+.line{fill:none;stroke-width:2.2;stroke:currentColor;stroke-linejoin:round;stroke-linecap:round}
 .legend span{margin-right:18px;white-space:nowrap}.legend i{display:inline-block;width:22px;height:3px;margin-right:6px;
 vertical-align:middle;background:currentColor}
-.s1{color:#0072b2}.s2{color:#d55e00}.s3{color:#009e73}.s4{color:#cc79a7}.s5{color:#e69f00}.s6{color:#56b4e9}
-.s7{color:#8b6cc1}.s8{color:#7d8a00}.s9{color:#a0522d}.s10{color:#708090}
+.s1{color:var(--c1)}.s2{color:var(--c2)}.s3{color:var(--c3)}.s4{color:var(--c4)}.s5{color:var(--c5)}.s6{color:var(--c6)}
+.s7{color:var(--c7)}.s8{color:var(--c8)}.s9{color:var(--c9)}.s10{color:var(--c10)}.s11{color:var(--c11)}.failed{color:var(--failed)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{text-align:right;padding:5px 9px;border-bottom:1px solid var(--grid);white-space:nowrap}
-th:first-child,td:first-child,.left{text-align:left}th{color:var(--quiet);font-weight:500}
+th:first-child,td:first-child{text-align:left}th{color:var(--quiet);font-weight:500}
 </style></head><body><main>"#;
 
 #[cfg(test)]
 mod tests {
-    use super::{LEFT, WIDTH, nice_top, percentile_x, write};
+    use super::{LEFT, WIDTH, date, nice_top, percentile_x, seconds_between_marks, time_mark, write};
     use crate::report::tests::example;
 
     #[test]
@@ -290,8 +343,39 @@ mod tests {
     }
 
     #[test]
+    fn marks_of_time_are_whole_seconds_and_no_crowd() {
+        for (last, step) in [(1, 1), (10, 1), (11, 2), (59, 10), (60, 10), (600, 100)] {
+            assert_eq!(seconds_between_marks(last), step, "{last}");
+        }
+    }
+
+    #[test]
+    fn marks_of_a_scale_have_no_more_digits_than_they_need() {
+        let marks = [0.0, 250.0, 2_500.0, 500e3, 1.5e6].map(time_mark);
+        assert_eq!(marks, ["0", "250 µs", "2.5 ms", "500 ms", "1.5 s"]);
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01 00:00 UTC");
+        assert_eq!(date(951_782_399), "2000-02-28 23:59 UTC");
+        assert_eq!(date(951_782_400), "2000-02-29 00:00 UTC");
+        assert_eq!(date(1_798_761_600), "2027-01-01 00:00 UTC");
+    }
+
+    #[test]
+    fn a_run_of_one_second_and_a_run_with_errors_are_drawn() {
+        let mut summary = example(0.1).1;
+        summary.course.truncate(1);
+        let page = write(&summary);
+        assert!(page.contains("failed</span>"), "{page}");
+        let lines = page.split("<polyline ").skip(1).map(|line| line.split('"').nth(3).unwrap_or_default());
+        assert!(lines.clone().count() > 3 && lines.clone().all(|points| points.contains(' ')), "{page}");
+    }
+
+    #[test]
     fn scales_end_at_round_numbers() {
-        for (highest, top) in [(0.0, 1.0), (1.0, 1.0), (1.1, 2.0), (49.0, 50.0), (51.0, 100.0)] {
+        for (highest, top) in [(0.0, 1.0), (1.0, 1.0), (1.1, 2.0), (49.0, 60.0), (81.0, 100.0)] {
             assert!((nice_top(highest) - top).abs() < 1e-9, "{highest}");
         }
     }

@@ -119,8 +119,10 @@ pub(crate) struct SecondSummary {
 pub(crate) const FORMAT: u32 = 1;
 
 /// Percentiles of the curves.
-const CURVE: [f64; 17] =
-    [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99, 100.0];
+const CURVE: [f64; 25] = [
+    0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 85.0, 88.0, 90.0, 92.0, 95.0, 97.0, 98.0, 99.0, 99.5,
+    99.7, 99.9, 99.95, 99.97, 99.99, 100.0,
+];
 
 /// What is known besides the record.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! A summary as plain text, for a terminal and for logs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{PhaseSummary, ScenarioSummary, Summary};
@@ -66,17 +67,25 @@ fn write_trips(text: &mut String, summary: &Summary) {
     }
 }
 
-/// For example `3 (100 %); MAIL in packet 3 (100 %)`.
-pub(crate) fn trips(scenario: &ScenarioSummary) -> String {
-    let shares = |counts: &std::collections::BTreeMap<u32, u64>| {
-        let total: u64 = counts.values().sum();
-        let share = |(value, count): (&u32, &u64)| format!("{value} ({:.0} %)", *count as f64 * 100.0 / total as f64);
-        counts.iter().map(share).collect::<Vec<_>>().join(", ")
-    };
-    if scenario.round_trips.is_empty() {
-        return "-".to_owned();
+/// For example `3; MAIL in packet 3`.
+fn trips(scenario: &ScenarioSummary) -> String {
+    match scenario.round_trips.is_empty() {
+        true => "-".to_owned(),
+        false => format!("{}; MAIL in packet {}", shares(&scenario.round_trips), shares(&scenario.mail_packets)),
     }
-    format!("{}; MAIL in packet {}", shares(&scenario.round_trips), shares(&scenario.mail_packets))
+}
+
+/// For example `3`, or `3 (90 %), 4 (10 %)` if not all have the same value.
+pub(crate) fn shares(counts: &BTreeMap<u32, u64>) -> String {
+    let total: u64 = counts.values().sum();
+    let share = |(value, count): (&u32, &u64)| match *count == total {
+        true => value.to_string(),
+        false => format!("{value} ({:.1} %)", *count as f64 * 100.0 / total as f64),
+    };
+    match counts.is_empty() {
+        true => "-".to_owned(),
+        false => counts.iter().map(share).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn write_errors(text: &mut String, summary: &Summary) {
@@ -140,7 +149,7 @@ mod tests {
     #[test]
     fn the_text_names_scenarios_errors_and_what_was_left_out() {
         let text = write(&example(0.95).1);
-        for words in ["full", "50.0", "closed <early>: 1", "left out: pipeconnect", "3 (100 %)", "WARNING"] {
+        for words in ["full", "50.0", "closed <early>: 1", "left out: pipeconnect", "3; MAIL in packet", "WARNING"] {
             assert!(text.contains(words), "{words} is not in\n{text}");
         }
     }

@@ -491,12 +491,23 @@ impl Client {
 
     /// When [`Client::handle_timeout`] is due, on the monotonic clock; `None` if nothing is waited for.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        if self.is_over() {
+        if self.is_over() || self.is_resting() {
             return None;
         }
         let waits_for_message = matches!(self.link.expected.front(), Some(Expected::End(_)));
         let wait = if waits_for_message { self.config.message_timeout } else { self.config.reply_timeout };
         Some(self.link.active + wait)
+    }
+
+    /// Is all that was said answered, and does the client stay for the next message? How long that takes is not the
+    /// server's doing.
+    fn is_resting(&self) -> bool {
+        let link = &self.link;
+        matches!(link.state, State::Transactions)
+            && self.config.ending == Ending::Stay
+            && link.expected.is_empty()
+            && link.transactions.is_empty()
+            && link.output.is_empty()
     }
 
     /// The next line of the dialog, if the configuration asked for it. Secrets are left out.

@@ -8,6 +8,8 @@
 //! * `S: <tls>`: the handshake is done here, with one round trip (TLS 1.3); `S: <tls12>`: with two;
 //!   `S: <accepted>`, `S: <rejected>`: as `<tls>`, and the early data was taken, or not; `S: <closed>`.
 
+use std::time::Duration;
+
 use super::{
     Action, Address, Capabilities, Client, Config, Content, EarlyData, Ending, Failure, Flights, HelloName, How, Layer,
     Login, Message, Outcome, Point, Profile, Recipient, Security, ServerMemory, Verdict,
@@ -1203,10 +1205,15 @@ fn a_connection_that_stays_takes_more_messages() {
     }
     assert!(matches!(client.poll_action(), Action::Done(_)));
     assert_eq!(client.poll_action(), Action::Wait);
+    // However long the next message lets wait for itself, that is no silence of the server.
+    assert_eq!(client.poll_timeout(), None);
+    let now = Now::simulated_ms(3_600_000);
     client.handle_message(message_to(&["c@y"]));
+    client.handle_timeout(now);
     output.clear();
     client.poll_output(now, &mut output);
     assert!(output.starts_with(b"MAIL"), "{}", String::from_utf8_lossy(&output));
+    assert_eq!(client.poll_timeout(), Some(Duration::from_secs(3_900)));
     client.handle_bytes(now, b"250 a\r\n250 b\r\n250 c\r\n");
     client.handle_quit();
     output.clear();
