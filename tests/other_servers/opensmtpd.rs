@@ -21,12 +21,14 @@ match auth from any for any action deliver
 "
         ),
     );
-    // RSA, which every release can use. The server's own command for hashes would have to be setgid.
+    // RSA, which every release can use. The server's own command for hashes would have to be setgid. It does not start
+    // without certificates of authorities, even if it sends nothing anywhere; what it reads there is gone with the world.
     let script = format!(
         "install -d -o mailbox {folder}/mail
         install -d -m 711 /var/spool/smtpd
         openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={HOSTNAME} -addext subjectAltName=DNS:{HOSTNAME} \
             -addext basicConstraints=critical,CA:FALSE -keyout {folder}/key.pem -out {folder}/certificate.pem
+        install -D -m 644 {folder}/certificate.pem /etc/ssl/certs/ca-certificates.crt
         echo \"{USER} $(openssl passwd -6 {PASSWORD})\" > {folder}/users
         exec smtpd -d -v -f {folder}/smtpd.conf"
     );
