@@ -44,6 +44,9 @@ pub(crate) struct Conversation {
     random: Random,
     link: Link,
     stage: Stage,
+    /// The time of the last look at the clock. [`Conversation::demand`] and [`Conversation::next_due`] go by it, so that nothing
+    /// that falls due between two looks is missed by both.
+    looked: Duration,
     events: VecDeque<(Duration, Event)>,
     /// When the end of the server's bytes reaches the client.
     end: Option<Duration>,
@@ -74,6 +77,7 @@ impl Conversation {
             random,
             link,
             stage: Stage::Connecting(handshake),
+            looked: now.monotonic,
             events: VecDeque::new(),
             end: None,
             arrived: Vec::new(),
@@ -105,6 +109,7 @@ impl Conversation {
 
     /// Does all that is due, and adds to `out` what is to be written to the socket.
     pub(crate) fn advance(&mut self, now: Now, out: &mut Vec<u8>) {
+        self.looked = now.monotonic;
         self.finish_handshake(now);
         if matches!(self.stage, Stage::Talking(_)) {
             self.receive(now);
@@ -157,13 +162,13 @@ impl Conversation {
         self.session.handle_reconnected(now);
     }
 
-    /// What is to be done with the socket now. After an [`Event::Reached`] of [`Milestone::Reconnect`] the old one is to
+    /// What is to be done with the socket, as of the last [`Conversation::advance`]. After an [`Event::Reached`] of [`Milestone::Reconnect`] the old one is to
     /// be closed first.
-    pub(crate) fn demand(&self, now: Now) -> Demand {
+    pub(crate) fn demand(&self) -> Demand {
         match self.stage {
             // The server has closed, or was never there: another connection is for the client to ask for.
             Stage::Connecting(_) | Stage::Talking(_) if self.end.is_some() => Demand::None,
-            Stage::Connecting(handshake) | Stage::Talking(handshake) if now.monotonic < handshake.server_ready => {
+            Stage::Connecting(handshake) | Stage::Talking(handshake) if self.looked < handshake.server_ready => {
                 Demand::None
             }
             Stage::Connecting(_) | Stage::Talking(_) => Demand::Connection,
@@ -171,12 +176,13 @@ impl Conversation {
         }
     }
 
-    /// When [`Conversation::advance`] or [`Conversation::demand`] has something to do, if nothing is received before.
-    pub(crate) fn next_due(&self, now: Now) -> Option<Duration> {
+    /// When [`Conversation::advance`] or [`Conversation::demand`] has something to do, if nothing is received before; it may be
+    /// over already.
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         let (ready, session) = match self.stage {
             Stage::Connecting(handshake) => (Some(handshake.client_ready), None),
             Stage::Talking(handshake) => {
-                let awaited = (now.monotonic < handshake.server_ready).then_some(handshake.server_ready);
+                let awaited = (self.looked < handshake.server_ready).then_some(handshake.server_ready);
                 (awaited, self.session.poll_timeout())
             }
             Stage::Over => return None,
@@ -264,9 +270,9 @@ mod tests {
                 connected &= event != Event::Reached(Milestone::Reconnect);
                 events.push((when.as_millis(), event));
             }
-            let begins = !connected && conversation.demand(now) == Demand::Connection;
+            let begins = !connected && conversation.demand() == Demand::Connection;
             connected |= begins;
-            if conversation.demand(now) == Demand::Close {
+            if conversation.demand() == Demand::Close {
                 return events;
             }
             if begins || !out.is_empty() {
@@ -276,7 +282,7 @@ mod tests {
                     Answer::Nothing => {}
                 }
             }
-            at = conversation.next_due(now).expect("a conversation that goes on waits for something").max(at);
+            at = conversation.next_due().expect("a conversation that goes on waits for something").max(at);
         }
         panic!("no end: {events:?}");
     }
@@ -347,5 +353,18 @@ mod tests {
         let events = play(conversation, good_server);
         assert_eq!(settled(&events), (400, None));
         assert_eq!(events.last(), Some(&(500, Event::Reached(Milestone::Closed))));
+    }
+
+    #[test]
+    fn the_moment_to_connect_is_not_missed_when_it_passes_after_the_look_at_the_clock() {
+        let mut conversation = conversation();
+        let just_before = Now { monotonic: Duration::from_micros(149_999), unix: Duration::ZERO };
+        conversation.advance(just_before, &mut Vec::new());
+        assert_eq!(conversation.demand(), Demand::None);
+        // Whoever asks at 150 ms must learn that there is something to do at once.
+        assert_eq!(conversation.next_due(), Some(Duration::from_millis(150)));
+        conversation.advance(Now::simulated_ms(151), &mut Vec::new());
+        assert_eq!(conversation.demand(), Demand::Connection);
+        assert_eq!(conversation.next_due(), Some(Duration::from_secs(7)), "only the time for a reply is left");
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn run(
         conversation.advance(now, &mut driver.out);
         driver.write_down(&mut conversation);
         driver.take_events(&mut conversation);
-        match conversation.demand(now) {
+        match conversation.demand() {
             Demand::Close => break,
             Demand::Connection if driver.stream.is_none() => {
                 driver.stream = Some(connect(address, source)?);
@@ -135,7 +135,7 @@ impl Driver {
     /// Receives once, or waits until something is due.
     fn receive(&mut self, clock: &Clock, conversation: &mut Conversation) {
         let now = clock.now();
-        let due = conversation.next_due(now).map_or(WAIT_MAX, |due| due.saturating_sub(now.monotonic));
+        let due = conversation.next_due().map_or(WAIT_MAX, |due| due.saturating_sub(now.monotonic));
         let wait = due.min(WAIT_MAX);
         let Some(stream) = &mut self.stream else { return std::thread::sleep(wait) };
         let mut buffer = [0; 16_384];

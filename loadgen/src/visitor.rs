@@ -216,15 +216,15 @@ impl Visitor {
         }
     }
 
-    /// What is to be done with the socket.
-    pub(crate) fn demand(&self, now: Now) -> Demand {
-        self.conversation.demand(now)
+    /// What is to be done with the socket, as of the last [`Visitor::advance`].
+    pub(crate) fn demand(&self) -> Demand {
+        self.conversation.demand()
     }
 
     /// When [`Visitor::advance`] has something to do, if nothing is received before.
-    pub(crate) fn next_due(&self, now: Now) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         let message = self.resting.then_some(self.due);
-        [message, self.conversation.next_due(now)].into_iter().flatten().min()
+        [message, self.conversation.next_due()].into_iter().flatten().min()
     }
 
     /// The visit as it was drawn.
@@ -333,7 +333,7 @@ mod tests {
         let mut visitor = visitor(Scenario::Esmtp, 2);
         handle(&mut visitor, ms(640), accepted(), &mut record);
         assert_eq!(record.scenario_mut(Scenario::Esmtp).sessions, 0, "the visit goes on");
-        assert_eq!(visitor.next_due(Now::simulated_ms(640)).unwrap().min(ms(670)), ms(150), "the link comes first");
+        assert_eq!(visitor.next_due().unwrap().min(ms(670)), ms(150), "the link comes first");
         let news = handle(&mut visitor, ms(800), accepted(), &mut record);
         assert_eq!(news, [News::Acknowledged { id: "run-1".to_owned(), recipients: 1, time: ms(130) }]);
         assert_eq!(record.scenario_mut(Scenario::Esmtp).sessions, 1);
@@ -386,7 +386,7 @@ mod tests {
             let now = Now { monotonic: at, unix: at };
             let mut out = Vec::new();
             news.extend(visitor.advance(now, &target, &mut record, &mut out));
-            match visitor.demand(now) {
+            match visitor.demand() {
                 Demand::Close => break,
                 Demand::Connection if said.is_empty() => {
                     said.extend_from_slice(b"> ");
@@ -396,7 +396,7 @@ mod tests {
                 _ => visitor.handle_bytes(now, if out.starts_with(b"EHLO") { b"250 s\r\n" } else { b"221 bye\r\n" }),
             }
             said.extend_from_slice(&out);
-            let Some(due) = visitor.next_due(now) else { break };
+            let Some(due) = visitor.next_due() else { break };
             at = due.max(at);
         }
         assert_eq!(String::from_utf8(said).unwrap(), "> EHLO [127.0.0.1]\r\nQUIT\r\n");

@@ -210,7 +210,7 @@ impl Core {
             if self.handle_news(news, &mut ending) {
                 (stream, out) = (None, Vec::new());
             }
-            match visitor.demand(now) {
+            match visitor.demand() {
                 Demand::Close => return ending,
                 Demand::Connection if stream.is_none() => stream = self.connect(&mut visitor).await,
                 Demand::Connection | Demand::None => {}
@@ -277,7 +277,7 @@ impl Core {
     /// Waits until bytes come or something is due.
     async fn wait(&self, visitor: &mut Visitor, stream: &mut Option<TcpStream>) {
         let now = self.shared.clock.now();
-        let mut timer = match visitor.next_due(now) {
+        let mut timer = match visitor.next_due() {
             Some(due) if due <= now.monotonic => return,
             Some(due) => Some(Timer::new(due - now.monotonic)),
             None => None,
