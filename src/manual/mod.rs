@@ -5,6 +5,7 @@
 //! | send a first message | [`tutorial`] |
 //! | set it up | [`configuration`], [`security`] |
 //! | watch it | [`events`], [`metrics`] |
+//! | measure it, or another server | [`measuring`] |
 //! | know the extension, and what onetrip makes of it | [`quickstart`] |
 //! | know the code | [`life_of_a_connection`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | use the protocol core in another program | [`library`] |
@@ -25,6 +26,9 @@ pub mod events {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("measuring.md")]
+pub mod measuring {}
 
 #[doc = include_str!("quickstart.md")]
 pub mod quickstart {}
