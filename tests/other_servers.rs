@@ -81,6 +81,43 @@ fn postfix_sends_through_onetrip() {
     }
 }
 
+#[test]
+fn the_load_generator_measures_postfix_and_exim_and_says_what_they_do_not_offer() {
+    for (name, start, left_out) in [
+        ("postfix", postfix::start as fn(World, Option<Relay>) -> OtherServer, ["full", "pipeconnect"].as_slice()),
+        ("exim", exim::start, ["full"].as_slice()),
+    ] {
+        let Some(world) = World::new(name) else { return };
+        let server = start(world, None);
+        let Some(output) = measure(&server) else { return };
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{name}: {said}");
+        for scenario in left_out {
+            let word = said.lines().find(|line| line.contains(scenario) && line.contains("left out"));
+            assert!(word.is_some(), "{name}: nothing is said of {scenario}: {said}");
+        }
+        let report: Value = serde_json::from_slice(&fs::read(server.path("report.json")).unwrap()).unwrap();
+        let total = &report["total"];
+        assert_eq!((&total["acknowledged"], &total["errors"]), (&20.into(), &serde_json::json!({})), "{name}: {said}");
+    }
+}
+
+/// Runs the load generator, which is built beside the tests with the rest of the workspace.
+fn measure(server: &OtherServer) -> Option<Output> {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_onetrip")).with_file_name("onetrip-loadgen");
+    if !program.exists() {
+        skip("onetrip-loadgen", "it is not built; `cargo test --workspace` builds it");
+        return None;
+    }
+    let mut command = std::process::Command::new(program);
+    command.args(["run", &server.starttls.to_string(), "--implicit-tls", &server.tls.to_string(), "--user", USER]);
+    command.arg("--password-file").arg(server.write("password", PASSWORD));
+    command.args(["--connections", "2", "--count", "20", "--sources", "1", "--mailboxes", "1"]);
+    command.args(["--scenario", "esmtp,implicit-tls,pipeconnect,full"]);
+    command.arg("--json").arg(server.path("report.json"));
+    Some(command.output().unwrap())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transport {
     StartTls,
