@@ -62,8 +62,19 @@ const NO: u8 = 1;
 /// Exit code when the work could not be done (EX_UNAVAILABLE of sysexits).
 const UNAVAILABLE: u8 = 69;
 
+/// Exit code of a mistake on the command line (EX_USAGE of sysexits).
+const USAGE: u8 = 64;
+
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => {
+            // There is nobody left to tell if this fails.
+            let _ = answer.print();
+            return if answer.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match arguments.command {
         Command::Run(arguments) => measure(&arguments),
         Command::Ladder(arguments) => ladder::run(&arguments).map(|text| show(&text, true)),
         Command::Compare(arguments) => compare::run(&arguments).map(|(text, good)| show(&text, good)),

@@ -4,8 +4,10 @@
 //! after which the test has failed. The server runs on ports that the system chooses, in a directory that goes away.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "a test says why it proves nothing")]
 
 mod auditing;
+mod ladder;
 mod load;
 mod process;
 mod refusals;

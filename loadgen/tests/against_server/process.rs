@@ -65,6 +65,11 @@ fn collect(mut from: impl std::io::Read + Send + 'static) -> std::thread::JoinHa
     })
 }
 
+/// The path of the server's program.
+pub(crate) fn server_program() -> String {
+    onetrip().get_program().to_str().unwrap().to_owned()
+}
+
 /// The server's program. It is built along with these tests when the whole workspace is tested, and here otherwise.
 fn onetrip() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -87,6 +92,19 @@ fn build(program: &Path) {
     command.args(["build", "--package", "onetrip", "--bin", "onetrip", "--profile", profile, "--target-dir"]);
     let status = command.arg(directory.parent().unwrap()).status().expect("cargo runs");
     assert!(status.success() && program.exists(), "cargo cannot build {}", program.display());
+}
+
+/// A directory with a state directory in which ann and these are users, and a file with ann's password.
+pub(crate) fn directory_with_users(users: &[(&str, &str)]) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    for (name, password) in users.iter().chain(&[(USER, PASSWORD)]) {
+        let mut add = onetrip();
+        let ended = end_of(add.args(["user", "add", name, "--state-dir"]).arg(&state), &format!("{password}\n"));
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+    fs::write(directory.path().join("password"), PASSWORD).unwrap();
+    directory
 }
 
 /// A process that goes on until the test ends.
@@ -146,14 +164,8 @@ pub(crate) struct Site {
 impl Site {
     /// A server with these users besides ann.
     pub(crate) fn with_users(users: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = directory_with_users(users);
         let state = directory.path().join("state");
-        for (name, password) in users.iter().chain(&[(USER, PASSWORD)]) {
-            let mut add = onetrip();
-            let ended = end_of(add.args(["user", "add", name, "--state-dir"]).arg(&state), &format!("{password}\n"));
-            assert_eq!(ended.code, 0, "{ended:?}");
-        }
-        fs::write(directory.path().join("password"), PASSWORD).unwrap();
         let mut serve = onetrip();
         serve.args(["serve", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", "--hostname", "localhost"]);
         serve.args(["--max-message-size", "1048576"]);

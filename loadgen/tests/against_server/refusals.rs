@@ -17,7 +17,7 @@ fn wrong_flags_are_refused_with_the_usual_exit_code_and_name_the_remedy() {
         (&["audit", "/"], "--acknowledged"),
     ] {
         let ended = generator(wrong);
-        assert_eq!(ended.code, 2, "{wrong:?}: {ended:?}");
+        assert_eq!(ended.code, 64, "{wrong:?}: {ended:?}");
         assert!(ended.err.contains(remedy), "{wrong:?}: {}", ended.err);
     }
 }
