@@ -170,11 +170,6 @@ impl Connection {
         self.end(output, Server::handle_cut);
     }
 
-    /// The driver is broken.
-    pub fn handle_fault(&mut self, output: &mut Output) {
-        self.end(output, Server::handle_fault);
-    }
-
     /// What to do next.
     pub fn poll_step(&mut self, output: &mut Output) -> Step {
         if let Layer::Failed(_) = self.layer {

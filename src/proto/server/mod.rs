@@ -305,11 +305,6 @@ impl Server {
         self.end_with(reply::SHUTTING_DOWN, Outcome::Drained, out);
     }
 
-    /// The driver found something broken in what it does for this connection.
-    pub fn handle_fault(&mut self, out: &mut Vec<u8>) {
-        self.end_with(reply::INTERNAL_FAULT, Outcome::Fault, out);
-    }
-
     /// Is it waiting for the outcome of an action, so that it takes no bytes?
     pub fn is_waiting(&self) -> bool {
         self.action.is_some() || self.state.waits_for_us()
