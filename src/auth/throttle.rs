@@ -170,7 +170,7 @@ fn reached(failures_max: u32, failures: u32) -> bool {
 }
 
 /// What counts as one client: an IPv4 address, however it is written, or the first 64 bits of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::auth::throttle::network;
+
 /// Open connections by address; one for the process.
 #[derive(Debug)]
 pub(super) struct AddressCounts {
@@ -43,13 +45,8 @@ impl AddressCounts {
         fits.then_some(counted)
     }
 
-    /// An IPv6 client has at least a /64 to itself.
     fn slot(&self, address: IpAddr) -> usize {
-        let network = match address.to_canonical() {
-            IpAddr::V4(v4) => u64::from(v4.to_bits()),
-            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
-        };
-        (self.hasher.hash_one((network, address.is_ipv6())) as usize) % COUNTERS
+        (self.hasher.hash_one(network(address)) as usize) % COUNTERS
     }
 }
 
@@ -83,6 +80,13 @@ mod tests {
         let _first = counts.enter("2001:db8::1".parse().unwrap()).unwrap();
         assert!(counts.enter("2001:db8::2".parse().unwrap()).is_none());
         assert!(counts.enter("2001:db8:0:1::1".parse().unwrap()).is_some());
+    }
+
+    #[test]
+    fn an_ipv4_address_is_the_same_however_it_is_written() {
+        let counts = Arc::new(AddressCounts::new(1));
+        let _first = counts.enter("192.0.2.1".parse().unwrap()).unwrap();
+        assert!(counts.enter("::ffff:192.0.2.1".parse().unwrap()).is_none());
     }
 
     #[test]
