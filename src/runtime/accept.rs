@@ -4,7 +4,7 @@
 //! with it. Errors are waited out, so that running out of descriptors does not become a busy loop.
 
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::connection::Conversation;
 use super::listeners::{Endpoint, Listener};
 use super::report::Identity;
 use super::shard::{Shard, guarded, spawn_guarded};
+use super::socket::descriptor;
 use crate::observe::event::{AcceptPaused, ConnectionRefused, SessionPanicked};
 use crate::observe::label::Bound;
 use crate::proto::reply::{self, Reply};
@@ -109,9 +110,8 @@ fn refuse(shard: &Shard, stream: &TcpStream, endpoint: Endpoint, client: SocketA
             Bound::Connections => reply::TOO_MANY_CONNECTIONS,
             Bound::ConnectionsPerAddress => reply::TOO_MANY_FROM_ADDRESS,
         };
-        // SAFETY: the stream owns the descriptor and outlives this borrow.
-        let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-        let _ = SockRef::from(&socket).send_with_flags(reply.bytes(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+        let _ =
+            SockRef::from(&descriptor(stream)).send_with_flags(reply.bytes(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     }
     shard.report(ConnectionRefused { shard: shard.number, client, bound });
 }

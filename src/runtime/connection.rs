@@ -9,9 +9,8 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -20,12 +19,15 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 
 use super::admission::Counted;
 use super::connections::{Activity, Interrupt, Registration};
 use super::report::{self, Identity, Traffic};
 use super::shard::Shard;
+use super::socket::descriptor;
 use crate::limits;
 use crate::observe::event::{AuthFailed, AuthPutOff, DeliveryFault, MessageRefused};
 use crate::observe::label::AuthOutcome;
@@ -119,36 +121,35 @@ impl Conversation {
         if self.identity.opening == Opening::Clear && !pause.is_zero() {
             return self.open_after(pause).await;
         }
-        let early = self.receive_at_once()?;
-        self.connection.handle_early(&early);
+        let shard = Rc::clone(&self.shard);
+        let mut buffer = shard.receive_buffer.borrow_mut();
+        let bytes = self.receive_at_once(&mut buffer)?;
+        let early = &buffer[..bytes];
+        self.connection.handle_early(early);
         self.connection.greet(&mut self.output);
-        self.take_input(&early);
+        self.take_input(early);
         Ok(())
     }
 
-    /// What the kernel has received so far. Speculative: the stream's own first read would wait for the reactor even when
-    /// bytes are there.
-    fn receive_at_once(&mut self) -> Result<Vec<u8>, Gone> {
-        let mut buffer = [MaybeUninit::uninit(); EARLY_BYTES];
-        // SAFETY: the stream owns the descriptor and outlives this borrow.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
-        match SockRef::from(&descriptor).recv_with_flags(&mut buffer, libc::MSG_DONTWAIT) {
-            Ok(0) => Err(Gone),
-            Ok(bytes) => {
-                let received = &buffer[..bytes];
-                // SAFETY: the kernel has written the first `bytes` bytes of the buffer.
-                let received = unsafe { &*(std::ptr::from_ref(received) as *const [u8]) };
-                self.note_received(received.len());
-                Ok(received.to_vec())
+    /// Takes what the kernel has received so far, if anything. Speculative: the stream's own first read would wait for the
+    /// reactor even when bytes are there.
+    fn receive_at_once(&mut self, buffer: &mut [u8]) -> Result<usize, Gone> {
+        match recv(descriptor(&self.stream), buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Err(Gone),
+            Ok((bytes, _)) => {
+                self.note_received(bytes);
+                Ok(bytes)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+            Err(Errno::WOULDBLOCK) => Ok(0),
             Err(_) => Err(Gone),
         }
     }
 
     /// Makes the client wait for its greeting, and looks at what it says meanwhile (draft §12).
     async fn open_after(&mut self, pause: Duration) -> Result<(), Gone> {
-        let mut early = self.receive_at_once()?;
+        let shard = Rc::clone(&self.shard);
+        let bytes = self.receive_at_once(&mut shard.receive_buffer.borrow_mut())?;
+        let mut early = shard.receive_buffer.borrow()[..bytes].to_vec();
         let end = self.shard.clock.now().monotonic + pause;
         loop {
             match self.connection.judge_early(&early) {
@@ -300,9 +301,7 @@ impl Conversation {
         if self.connection.server().outcome() == Some(Outcome::Quit) {
             return;
         }
-        // SAFETY: the stream owns the descriptor and outlives this borrow.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) };
-        if SockRef::from(&descriptor).shutdown(Shutdown::Write).is_err() {
+        if SockRef::from(&descriptor(&self.stream)).shutdown(Shutdown::Write).is_err() {
             return;
         }
         let shard = Rc::clone(&self.shard);
@@ -444,9 +443,6 @@ async fn receive_into(shard: &Shard, stream: &mut TcpStream, early: &mut Vec<u8>
         _ => Err(Gone),
     }
 }
-
-/// Bytes looked for before the greeting: a first flight with a ClientHello and early data fits.
-const EARLY_BYTES: usize = 4_096;
 
 /// How long a client may take to notice that we have hung up.
 const SEE_OFF_TIME_MAX: Duration = Duration::from_secs(2);

@@ -28,6 +28,7 @@ pub mod qhlo_secrets;
 mod report;
 mod serve;
 mod shard;
+mod socket;
 pub mod state_directory;
 pub mod user_command;
 pub mod users_file;
