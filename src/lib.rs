@@ -9,7 +9,8 @@
 //! | [`proto`] | SMTP and QUICKSTART: bytes in, bytes and actions out | touch the world, know TLS or a runtime |
 //! | [`tls`] | TLS as a pump of bytes | open sockets or files, know SMTP |
 //! | [`auth`] | credentials judged | read files |
-//! | [`relay`] | where a message goes | touch the world |
+//! | [`spool`] | how messages lie on the disk | touch the world |
+//! | [`relay`] | which message goes where, and when again | touch the world |
 //! | [`observe`] | events, log lines, metrics | write anywhere |
 //! | [`wire`] | one connection without its socket: `proto` inside `tls` | receive, send, wait |
 //! | [`submit`] | the sendmail command: `proto::client` over a blocking socket | decide anything about the protocol |
@@ -36,6 +37,8 @@ pub mod proto;
 pub mod relay;
 #[cfg(feature = "server")]
 pub mod runtime;
+#[cfg(feature = "server")]
+pub mod spool;
 #[cfg(feature = "client")]
 pub mod submit;
 pub mod time;

@@ -36,6 +36,9 @@ pub const ENVID_BYTES_MAX: usize = 100;
 /// Longest ORCPT value in bytes (RFC 3461 §4.2).
 pub const ORCPT_BYTES_MAX: usize = 500;
 
+/// Longest `XONCE` token in bytes: what ENVID may have, so that one can serve as the other.
+pub const ONCE_TOKEN_BYTES_MAX: usize = 100;
+
 /// Most `Received` fields a message may bear before it is taken for a loop (RFC 5321 §6.3 asks for at least 100).
 pub const HOPS_MAX: usize = 100;
 
@@ -319,3 +322,8 @@ pub const KNOWN_MAILBOXES_MAX: usize = 65_536;
 
 /// Largest file of qhlo-id secrets in bytes: two secrets, and room for comments.
 pub const QHLO_SECRETS_FILE_BYTES_MAX: u64 = 4_096;
+
+// ── The queue ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Longest text in bytes that is kept of what the last attempt came to: a reply of several lines fits.
+pub const LAST_REPLY_BYTES_MAX: usize = 512;

@@ -9,20 +9,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer, and the layers that it may name besides itself.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("limits", &[]),
     ("time", &[]),
     ("exit", &[]),
     ("manual", &[]),
     ("proto", &["limits", "time"]),
     ("auth", &["limits", "time", "proto"]),
-    ("relay", &["limits", "time", "proto"]),
+    ("spool", &["limits", "time", "proto"]),
+    ("relay", &["limits", "time", "proto", "spool"]),
     ("tls", &["limits", "time"]),
     ("observe", &["limits", "time"]),
     ("wire", &["limits", "time", "proto", "tls"]),
     ("config", &["limits", "time", "proto", "relay", "tls", "observe", "exit"]),
     ("submit", &["limits", "time", "proto", "tls", "wire", "exit"]),
-    ("runtime", &["limits", "time", "proto", "auth", "relay", "tls", "observe", "wire", "config", "exit"]),
+    ("runtime", &["limits", "time", "proto", "auth", "spool", "relay", "tls", "observe", "wire", "config", "exit"]),
     ("cli", &["limits", "time", "proto", "config", "submit", "runtime", "exit"]),
 ];
 

@@ -4,7 +4,7 @@
 //! is allowed: that is the gate's business.
 
 use super::address::{self, Path};
-use crate::limits::{ENVID_BYTES_MAX, ORCPT_BYTES_MAX};
+use crate::limits::{ENVID_BYTES_MAX, ONCE_TOKEN_BYTES_MAX, ORCPT_BYTES_MAX};
 
 /// What kind of command a line is, known even when its arguments are not in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +128,10 @@ pub struct Mail<'a> {
     pub ret: Option<Ret>,
     /// `ENVID=` as xtext (RFC 3461 §4.4).
     pub envid: Option<&'a str>,
+    /// `XONCE=`: the client's own name for the message, under which its user's messages are taken once.
+    pub once: Option<&'a str>,
+    /// `REQUIRETLS` (RFC 8689 §2): the message may travel over verified TLS only.
+    pub requires_tls: bool,
     /// Was any parameter given? A conversation opened with HELO may have none.
     pub extended: bool,
 }
@@ -359,8 +363,17 @@ fn mail(arguments: Option<&[u8]>) -> Result<Mail<'_>, Syntax> {
     if path.address.eq_ignore_ascii_case("postmaster") {
         return Err(Syntax::Path);
     }
-    let mut mail =
-        Mail { path, size: None, body: Body::default(), smtputf8: false, ret: None, envid: None, extended: false };
+    let mut mail = Mail {
+        path,
+        size: None,
+        body: Body::default(),
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        once: None,
+        requires_tls: false,
+        extended: false,
+    };
     for parameter in words(rest) {
         mail_parameter(&mut mail, parameter)?;
         mail.extended = true;
@@ -376,6 +389,8 @@ fn mail_parameter<'a>(mail: &mut Mail<'a>, parameter: &'a [u8]) -> Result<(), Sy
         (Keyword::SmtpUtf8, None) => mail.smtputf8 = true,
         (Keyword::Ret, Some(value)) => mail.ret = Some(ret(value)?),
         (Keyword::Envid, Some(value)) => mail.envid = Some(xtext(value, ENVID_BYTES_MAX)?),
+        (Keyword::Once, Some(value)) => mail.once = Some(xtext(value, ONCE_TOKEN_BYTES_MAX)?),
+        (Keyword::RequireTls, None) => mail.requires_tls = true,
         // The client vouches for somebody else (RFC 4954 §5). Nobody is trusted to, so it is read and forgotten.
         (Keyword::Auth, Some(_)) => {}
         (Keyword::Other | Keyword::Notify | Keyword::Orcpt, _) => return Err(Syntax::Parameter),
@@ -410,6 +425,8 @@ enum Keyword {
     SmtpUtf8,
     Ret,
     Envid,
+    Once,
+    RequireTls,
     Auth,
     Notify,
     Orcpt,
@@ -418,7 +435,7 @@ enum Keyword {
 
 impl Keyword {
     fn of(word: &[u8]) -> Self {
-        const LONGEST: usize = 8;
+        const LONGEST: usize = 10;
         let mut upper = [0; LONGEST];
         let Some(upper) = upper.get_mut(..word.len()) else {
             return Self::Other;
@@ -431,6 +448,8 @@ impl Keyword {
             b"SMTPUTF8" => Self::SmtpUtf8,
             b"RET" => Self::Ret,
             b"ENVID" => Self::Envid,
+            b"XONCE" => Self::Once,
+            b"REQUIRETLS" => Self::RequireTls,
             b"AUTH" => Self::Auth,
             b"NOTIFY" => Self::Notify,
             b"ORCPT" => Self::Orcpt,

@@ -14,6 +14,8 @@ pub struct Envelope {
     sender: Range<usize>,
     user: Range<usize>,
     envid: Option<Range<usize>>,
+    once: Option<Range<usize>>,
+    requires_tls: bool,
     recipients: Vec<Entry>,
     body: Body,
     smtputf8: bool,
@@ -46,6 +48,8 @@ impl Envelope {
         sender: 0..0,
         user: 0..0,
         envid: None,
+        once: None,
+        requires_tls: false,
         recipients: Vec::new(),
         body: Body::SevenBit,
         smtputf8: false,
@@ -59,6 +63,8 @@ impl Envelope {
         self.sender = self.keep(mail.path.address);
         self.user = self.keep(user);
         self.envid = mail.envid.map(|envid| self.keep(envid));
+        self.once = mail.once.map(|token| self.keep(token));
+        self.requires_tls = mail.requires_tls;
         self.body = mail.body;
         self.smtputf8 = mail.smtputf8;
         self.ret = mail.ret;
@@ -77,6 +83,8 @@ impl Envelope {
         self.text.clear();
         self.recipients.clear();
         self.envid = None;
+        self.once = None;
+        self.requires_tls = false;
         self.sender = 0..0;
         self.user = 0..0;
     }
@@ -94,6 +102,16 @@ impl Envelope {
     /// `ENVID=`, encoded as it came (RFC 3461 §4.4).
     pub fn envid(&self) -> Option<&str> {
         self.envid.clone().map(|envid| &self.text[envid])
+    }
+
+    /// `XONCE=`: the user's own name for the message, encoded as it came.
+    pub fn once(&self) -> Option<&str> {
+        self.once.clone().map(|token| &self.text[token])
+    }
+
+    /// Was `REQUIRETLS` asked for (RFC 8689 §2)?
+    pub fn requires_tls(&self) -> bool {
+        self.requires_tls
     }
 
     /// `RET=` (RFC 3461 §4.3).
@@ -171,11 +189,13 @@ mod tests {
     #[test]
     fn nothing_of_one_envelope_is_left_in_the_next() {
         let mut envelope = Envelope::default();
-        begin(&mut envelope, "MAIL FROM:<a@b> ENVID=x1 SIZE=7 RET=FULL SMTPUTF8 BODY=8BITMIME");
+        begin(&mut envelope, "MAIL FROM:<a@b> ENVID=x1 SIZE=7 RET=FULL SMTPUTF8 BODY=8BITMIME XONCE=t1 REQUIRETLS");
+        assert_eq!((envelope.once(), envelope.requires_tls()), (Some("t1"), true));
         add(&mut envelope, "RCPT TO:<c@d>");
         begin(&mut envelope, "MAIL FROM:<>");
         assert_eq!((envelope.sender(), envelope.envid(), envelope.ret()), ("", None, None));
         assert_eq!((envelope.recipient_count(), envelope.smtputf8(), envelope.declared_size()), (0, false, None));
+        assert_eq!((envelope.once(), envelope.requires_tls()), (None, false));
         assert_eq!(envelope.body().name(), "7BIT");
     }
 }

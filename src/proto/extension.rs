@@ -22,6 +22,10 @@ pub struct Offer {
     pub messages_max: u32,
     /// Is an early EHLO welcome in clear text? Not where clients are made to wait for the greeting.
     pub early_ehlo: bool,
+    /// May commands come in the early data of TLS 1.3 (`XEARLYDATA`)?
+    pub early_data: bool,
+    /// Are messages that bear a token taken once (`XONCE`)?
+    pub once: bool,
 }
 
 /// The ready texts of one point.
@@ -87,10 +91,11 @@ impl Listing {
 const ID_PLACE: &str = "QHLO=";
 
 fn keywords(offer: &Offer, point: Point) -> Vec<String> {
+    let early_data = if offer.early_data { "XEARLYDATA " } else { "" };
     let mut keywords = vec![match point {
         // A parameter says what can be done at this point: AUTH is offered inside TLS only, STARTTLS outside.
-        Point::Connect => format!("QUICKSTART QTLS STARTTLS {ID_PLACE}"),
-        Point::Secured => format!("QUICKSTART AUTH {ID_PLACE}"),
+        Point::Connect => format!("QUICKSTART QTLS STARTTLS {early_data}{ID_PLACE}"),
+        Point::Secured => format!("QUICKSTART AUTH {early_data}{ID_PLACE}"),
     }];
     let mut add = |keyword: &str| keywords.push(keyword.to_owned());
     add("PIPELINING");
@@ -106,6 +111,13 @@ fn keywords(offer: &Offer, point: Point) -> Vec<String> {
     add("BINARYMIME");
     add("SMTPUTF8");
     add("DSN");
+    if point == Point::Secured {
+        // RFC 8689 §4.1: inside TLS only.
+        add("REQUIRETLS");
+    }
+    if offer.once {
+        add("XONCE");
+    }
     add("ENHANCEDSTATUSCODES");
     add(&format!("SIZE {}", offer.message_bytes_max));
     add(&format!("LIMITS MAILMAX={} RCPTMAX={}", offer.messages_max, offer.recipients_max));
@@ -145,6 +157,8 @@ mod tests {
             recipients_max: 100,
             messages_max: 10,
             early_ehlo: true,
+            early_data: false,
+            once: false,
         }
     }
 
@@ -186,7 +200,9 @@ mod tests {
         let connect = text(&Listing::new(&offer(), Point::Connect), Listing::write_ehlo);
         let secured = text(&Listing::new(&offer(), Point::Secured), Listing::write_ehlo);
         assert!(!connect.contains("AUTH") && connect.contains("250-STARTTLS\r\n"));
-        assert!(secured.contains("250-AUTH PLAIN LOGIN\r\n") && !secured.contains("TLS"));
+        assert!(
+            secured.contains("250-AUTH PLAIN LOGIN\r\n") && !secured.contains("STARTTLS") && !secured.contains("QTLS")
+        );
     }
 
     #[test]
@@ -195,6 +211,17 @@ mod tests {
         let other = Listing::new(&Offer { message_bytes_max: 1_001, ..offer() }, Point::Connect);
         assert_ne!(one.digest(), other.digest());
         assert_ne!(one.digest(), Listing::new(&offer(), Point::Secured).digest());
+    }
+
+    #[test]
+    fn early_data_and_tokens_are_announced_where_they_are_taken() {
+        let all = Offer { early_data: true, once: true, ..offer() };
+        for point in [Point::Connect, Point::Secured] {
+            let (with, without) = (Listing::new(&all, point), Listing::new(&offer(), point));
+            let (with, without) = (text(&with, Listing::write_ehlo), text(&without, Listing::write_ehlo));
+            assert!(with.contains(" XEARLYDATA QHLO=") && with.contains("250-XONCE\r\n"), "{with}");
+            assert!(!without.contains("XEARLYDATA") && !without.contains("XONCE"), "{without}");
+        }
     }
 
     #[test]

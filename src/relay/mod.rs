@@ -3,6 +3,7 @@
 //! It must not touch the place itself: no file and no socket is known here.
 
 pub mod mailbox;
+pub mod outcome;
 
 use std::path::PathBuf;
 

@@ -419,6 +419,8 @@ fn protocol_settings(config: &Config, secrets: &QhloSecrets) -> Settings {
         recipients_max: config.recipients_max,
         messages_max: config.messages_max,
         early_ehlo: config.greet_pause.is_zero(),
+        early_data: false,
+        once: false,
     };
     Settings {
         hostname: config.hostname.clone(),

@@ -50,6 +50,8 @@ fn rules(message_bytes_max: u64) -> Rules {
         recipients_max: 100,
         messages_max: 100,
         early_ehlo: true,
+        early_data: false,
+        once: false,
     };
     let day = Duration::from_secs(86_400);
     Rules {

@@ -90,6 +90,8 @@ fn settings() -> Settings {
         recipients_max: 3,
         messages_max: 10,
         early_ehlo: true,
+        early_data: false,
+        once: false,
     };
     Settings {
         hostname: HOSTNAME.to_owned(),

@@ -27,6 +27,8 @@ fn settings() -> Settings {
         recipients_max: 10,
         messages_max: 100,
         early_ehlo: true,
+        early_data: false,
+        once: false,
     };
     Settings {
         hostname: offer.hostname.clone(),
