@@ -6,6 +6,7 @@
 //! It opens no file, asks the system nothing and prints nothing: text comes in, a [`Config`] or a [`ConfigError`] goes
 //! out. What the system knows comes in as [`Host`].
 
+mod destination;
 mod file;
 mod kind;
 mod reference;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::exit::Exit;
+use crate::relay::Destination;
 use file::FileValues;
 use kind::{Cores, DomainName, Kind, bytes};
 pub use reference::page;
@@ -75,6 +77,7 @@ impl Config {
         check_host_name(&config, &given)?;
         check_listeners(&config, &given)?;
         check_certificates(&config, &given)?;
+        check_destinations(&config, &given)?;
         check_cores(&config, &given, host)?;
         check_times(&config, &given)?;
         check_memory(&config, &given)?;
@@ -249,6 +252,25 @@ fn check_certificates(config: &Config, given: &Given<'_>) -> Result<(), ConfigEr
         _ => format!("--tls-cert is given {chains} times, --tls-key {keys} times"),
     };
     Err(given.mismatch(&["tls-cert", "tls-key"], problem, "give one key for each certificate, in the same order"))
+}
+
+fn check_destinations(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {
+    let names = ["deliver", "route"];
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = config.route.iter().find(|route| !seen.insert(&route.domain)) {
+        let problem = format!("--route is given twice for {}", twice.domain);
+        return Err(given.mismatch(&["route"], problem, "give one destination for each domain"));
+    }
+    let all = || std::iter::once(&config.deliver).chain(config.route.iter().map(|route| &route.destination));
+    if let Some(other) = all().find(|place| matches!(place, Destination::Relay { .. } | Destination::Lmtp(_))) {
+        let problem = format!("delivery to {other} is not available in this version");
+        return Err(given.mismatch(&names, problem, "use maildir:DIR or discard"));
+    }
+    if !config.route.is_empty() {
+        let problem = "delivery by recipient domain is not available in this version".to_owned();
+        return Err(given.mismatch(&names, problem, "leave --route out"));
+    }
+    Ok(())
 }
 
 fn check_cores(config: &Config, given: &Given<'_>, host: &Host) -> Result<(), ConfigError> {

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::destination::{DeliverTo, RouteTo};
 use super::kind::{
-    Address, Bytes, Choice, Cores, DomainName, Each, FilePath, Invalid, Kind, Number, Optional, SWITCH, days,
-    milliseconds, seconds,
+    Address, Bytes, Choice, Cores, DomainName, Each, FilePath, Kind, Number, Optional, SWITCH, days, milliseconds,
+    seconds,
 };
 use super::{ConfigError, Given, Host};
 use crate::limits;
@@ -18,7 +19,7 @@ use crate::observe::event::Severity;
 use crate::observe::log::LogFormat;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
-use crate::relay::{Destination, SyncPolicy};
+use crate::relay::{Destination, Route, SyncPolicy};
 use crate::tls::Version;
 
 /// Turns the table into [`Config`], into the reader that fills it, and into the [`Setting`]s that help and manual
@@ -167,10 +168,16 @@ settings! {
     }
 
     "Delivery" {
-        /// What becomes of accepted messages: maildir:DIR puts them into DIR/RECIPIENT/new/, discard forgets them
-        /// (for measuring).
-        "deliver" "maildir:DIR|discard"
+        /// What becomes of accepted messages: maildir:DIR puts them into DIR/RECIPIENT/new/; relay:HOST:PORT hands
+        /// them to another server by SMTP, relays:HOST:PORT with TLS from the first byte on; lmtp:HOST:PORT and
+        /// lmtp:PATH hand them over by LMTP; discard forgets them (for measuring).
+        "deliver" "DESTINATION"
         deliver: Destination = Destination::Maildir(state_dir.join("mail")), DeliverTo, shown "maildir:STATE-DIR/mail";
+
+        /// Where messages for one recipient domain go instead; .DOMAIN stands for all domains below it. The longest
+        /// match counts.
+        "route" "DOMAIN=DESTINATION"
+        route: Vec<Route> = Vec::new(), Each(RouteTo);
 
         /// What the final 250 promises: commit, that the message is on stable storage; none, that the operating
         /// system has it, and that a crash of the machine may lose it.
@@ -311,34 +318,6 @@ fn unless_given(given: &Given<'_>, other: &str, default: SocketAddr) -> Vec<Sock
 
 fn repeatable<T, K: Kind<T>>(_kind: &K) -> bool {
     K::REPEATABLE
-}
-
-/// `maildir:DIR` or `discard`.
-struct DeliverTo;
-
-impl Kind<Destination> for DeliverTo {
-    fn parse(&self, text: &str) -> Result<Destination, Invalid> {
-        match text.split_once(':') {
-            None if text == "discard" => Ok(Destination::Discard),
-            Some(("maildir", directory)) => FilePath.parse(directory).map(Destination::Maildir),
-            Some((way @ ("relay" | "lmtp"), _)) => {
-                let problem = format!("delivery by {way} is not available in this version");
-                Err(Invalid::new(problem, "use maildir:DIR or discard"))
-            }
-            _ => Err(Invalid::new(format!("{text:?} is no way to deliver"), "use maildir:DIR or discard")),
-        }
-    }
-
-    fn show(&self, value: &Destination) -> String {
-        match value {
-            Destination::Maildir(directory) => format!("maildir:{}", directory.display()),
-            Destination::Discard => "discard".to_owned(),
-        }
-    }
-
-    fn accepts(&self) -> String {
-        "maildir:DIR or discard".to_owned()
-    }
 }
 
 const TLS_MIN: Choice<Version> = Choice(&[("1.2", Version::Tls12), ("1.3", Version::Tls13)]);

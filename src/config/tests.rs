@@ -69,8 +69,18 @@ fn without_flags_and_file_every_setting_has_its_default() {
 fn every_default_that_is_a_constant_can_be_written_as_it_is_shown() {
     for setting in settings() {
         // These are sentences: the value depends on another setting or on the host, or is that nothing is given.
-        let derived =
-            ["cores", "shards", "listen", "listen-tls", "hostname", "tls-cert", "tls-key", "metrics", "message-memory"];
+        let derived = [
+            "cores",
+            "shards",
+            "listen",
+            "listen-tls",
+            "hostname",
+            "tls-cert",
+            "tls-key",
+            "route",
+            "metrics",
+            "message-memory",
+        ];
         if derived.contains(&setting.name) || setting.default.contains("STATE-DIR") {
             continue;
         }
@@ -282,16 +292,24 @@ fn zero_is_refused_where_it_makes_no_sense() {
 
 #[test]
 fn ways_to_deliver_that_do_not_exist_yet_are_told_apart_from_nonsense() {
-    let remedy = "use maildir:DIR or discard";
-    for way in ["relay", "lmtp"] {
-        let (message, _) = refusal(&[("deliver", &format!("{way}:mx.example.org:25"))], "");
-        assert_eq!(message, format!("--deliver: delivery by {way} is not available in this version: {remedy}"));
+    for way in ["relay:mx.example.org:25", "relays:[::1]:465", "lmtp:mx.example.org:24", "lmtp:/run/lmtp"] {
+        let (message, exit) = refusal(&[("deliver", way)], "");
+        let problem = format!("delivery to {way} is not available in this version");
+        assert_eq!((message, exit), (format!("{problem}: use maildir:DIR or discard"), Exit::Usage));
     }
-    for text in ["maildir", "discard:", "Maildir:/m", ""] {
-        let (message, _) = refusal(&[("deliver", text)], "");
-        assert_eq!(message, format!("--deliver: {text:?} is no way to deliver: {remedy}"));
-    }
-    assert!(refusal(&[("deliver", "maildir:")], "").0.starts_with("--deliver: the path is empty"));
+    let (message, exit) = refusal(&[], "route = ['a.example=discard']");
+    let problem = "delivery by recipient domain is not available in this version";
+    assert_eq!((message, exit), (format!("{problem}: leave --route out"), Exit::Config));
+    assert!(
+        refusal(&[("deliver", "Maildir:/m")], "").0.starts_with("--deliver: \"Maildir:/m\" is no way to deliver: ")
+    );
+}
+
+#[test]
+fn a_domain_has_one_route() {
+    let (message, exit) = refusal(&[("route", "A.example=discard"), ("route", "a.example=maildir:/m")], "");
+    let problem = "--route is given twice for a.example";
+    assert_eq!((message, exit), (format!("{problem}: give one destination for each domain"), Exit::Usage));
 }
 
 #[test]

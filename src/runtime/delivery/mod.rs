@@ -90,8 +90,10 @@ impl Delivery {
     /// # Errors
     /// The system has no thread to give, or no randomness.
     pub fn start(settings: &DeliverySettings) -> io::Result<Self> {
-        let Destination::Maildir(root) = &settings.destination else {
-            return Ok(Self { way: Way::Discard });
+        let root = match &settings.destination {
+            Destination::Maildir(root) => root,
+            Destination::Discard => return Ok(Self { way: Way::Discard }),
+            other => return Err(io::Error::other(format!("delivery to {other} is not available in this version"))),
         };
         let maildirs = Maildirs::new(root, &settings.host_name, settings.sync)?;
         Self::start_with(settings, || maildirs.clone())
