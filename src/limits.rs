@@ -327,3 +327,14 @@ pub const QHLO_SECRETS_FILE_BYTES_MAX: u64 = 4_096;
 
 /// Longest text in bytes that is kept of what the last attempt came to: a reply of several lines fits.
 pub const LAST_REPLY_BYTES_MAX: usize = 512;
+
+/// A client's connection gathers so many bytes before it asks for them to be sent, so that a large message is not held
+/// whole and ciphertext leaves in large writes.
+pub const CLIENT_FLUSH_BYTES: usize = 4 * CLIENT_PIECE_BYTES;
+
+/// Plaintext of a full TLS record in bytes (RFC 8446 §5.1).
+pub const TLS_RECORD_BYTES_MAX: usize = 16_384;
+
+/// What encryption adds to each record of TLS 1.3 in bytes: the type and the authentication tag (RFC 8446 §5.2). A server
+/// that rejects early data skips ciphertext up to its limit, not plaintext.
+pub const TLS_RECORD_OVERHEAD_BYTES: usize = 17;

@@ -4,6 +4,7 @@
 //! §4.1.1.1). Bytes that are no reply pass untouched: in plain text a TLS record never begins with a digit.
 
 use onetrip::proto::client::{Capabilities, Point, ServerMemory};
+use onetrip::wire::client::Lens;
 
 /// Longest line that is held back until its end has come, in bytes. A server with longer ones is shown as it is.
 const LINE_BYTES_MAX: usize = 4_096;
@@ -27,14 +28,29 @@ impl Hidden {
 pub(crate) struct Veil {
     hidden: Hidden,
     line: Vec<u8>,
+    shown: Vec<u8>,
     /// Codes of the replies that have passed whole.
     codes: Vec<u16>,
+}
+
+impl Lens for Veil {
+    fn show<'a>(&'a mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let mut shown = std::mem::take(&mut self.shown);
+        shown.clear();
+        self.handle_bytes(bytes, &mut shown);
+        self.shown = shown;
+        &self.shown
+    }
+
+    fn reset(&mut self) {
+        *self = Self::new(self.hidden);
+    }
 }
 
 impl Veil {
     /// A veil over these words.
     pub(crate) const fn new(hidden: Hidden) -> Self {
-        Self { hidden, line: Vec::new(), codes: Vec::new() }
+        Self { hidden, line: Vec::new(), shown: Vec::new(), codes: Vec::new() }
     }
 
     /// Takes bytes from the server and adds what the client may see to `out`. The beginning of a reply line is held back

@@ -143,7 +143,7 @@ impl Visitor {
                 record.scenario_mut(self.visit.scenario).connections += 1;
                 self.note(Phase::Connect, at, record);
             }
-            Event::Reached(Milestone::Secured { resumed }) => {
+            Event::Reached(Milestone::Secured { resumed, .. }) => {
                 let entry = record.scenario_mut(self.visit.scenario);
                 entry.handshakes += 1;
                 entry.resumed += u64::from(resumed);

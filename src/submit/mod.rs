@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ArgMatches;
@@ -27,9 +27,10 @@ use crate::proto::client::{
 use crate::time::Now;
 use crate::tls::Versions;
 use crate::tls::client::{ClientSettings, Trust, client_config};
+use crate::wire::client::{Connection, TlsSetup};
 use arguments::{Settings, Wishes};
 use header::{Draft, Missing};
-use link::{Destination, End};
+use link::End;
 use show::Show;
 
 mod arguments;
@@ -276,10 +277,14 @@ fn server(settings: &Settings) -> Result<Server, SubmitError> {
         .ok_or_else(|| SubmitError::new(Exit::Config, format!("{text:?} is no server: say HOST:PORT")))
 }
 
-fn destination(settings: &Settings, server: &Server) -> Result<Destination, SubmitError> {
-    let addresses = (server.host.as_str(), server.port).to_socket_addrs().map_err(|error| {
+fn addresses(server: &Server) -> Result<Vec<SocketAddr>, SubmitError> {
+    let found = (server.host.as_str(), server.port).to_socket_addrs().map_err(|error| {
         SubmitError::new(Exit::Temporary, format!("the address of {} cannot be found: {error}", server.host))
     })?;
+    Ok(found.collect())
+}
+
+fn tls_setup(settings: &Settings, server: &Server) -> Result<TlsSetup, SubmitError> {
     let server_name = match server.host.parse::<IpAddr>() {
         Ok(address) => ServerName::from(address),
         Err(_) => ServerName::try_from(server.host.clone())
@@ -291,9 +296,9 @@ fn destination(settings: &Settings, server: &Server) -> Result<Destination, Subm
         // A bundle with a damaged entry is still good for its other entries.
         None => Trust::Roots(rustls_native_certs::load_native_certs().certs),
     };
-    let tls = client_config(ClientSettings { trust, versions: Versions::Both, sessions_max: SESSIONS_MAX })
+    let config = client_config(ClientSettings { trust, versions: Versions::Both, sessions_max: SESSIONS_MAX })
         .map_err(|error| SubmitError::new(Exit::Config, error.to_string()))?;
-    Ok(Destination { addresses: addresses.collect(), server_name, tls })
+    Ok(TlsSetup { config, server_name })
 }
 
 fn client_settings(settings: &Settings, wishes: &Wishes, around: &Surroundings) -> Result<Config, SubmitError> {
@@ -324,7 +329,8 @@ fn submit(settings: &Settings, wishes: &Wishes, input: &[u8]) -> Result<(), Subm
     let message = prepare(settings, wishes, input, &around)?;
     let server = server(settings)?;
     let config = client_settings(settings, wishes, &around)?;
-    let destination = destination(settings, &server)?;
+    let addresses = addresses(&server)?;
+    let setup = tls_setup(settings, &server)?;
     let key = server.key();
     let (mut memory, warning) = settings.memory.as_deref().map_or((Memory::default(), None), files::load_memory);
     let started = Instant::now();
@@ -332,11 +338,12 @@ fn submit(settings: &Settings, wishes: &Wishes, input: &[u8]) -> Result<(), Subm
     let mut show = Show::new(wishes.verbose, io::stderr().is_terminal(), message.size());
     warning.iter().for_each(|warning| show.warn(warning));
     let recipients: Vec<String> = message.recipients.iter().map(|r| r.address.as_str().to_owned()).collect();
-    let mut client = Client::new(clock(), config, memory.server(&key), vec![message]);
-    let outcome = deliver(&destination, &server, &mut client, &clock, &mut show);
-    show.finish(&mut client, started.elapsed());
+    let client = Client::new(clock(), config, memory.server(&key), vec![message]);
+    let mut connection = Connection::new(client, setup);
+    let outcome = deliver(&addresses, &server, &mut connection, &clock, &mut show);
+    show.finish(connection.client_mut(), started.elapsed());
     if let Some(path) = &settings.memory {
-        memory.remember(&key, client.memory().clone());
+        memory.remember(&key, connection.client().memory().clone());
         if let Err(error) = files::save_memory(path, &memory) {
             show.warn(&format!("{}: {error}: the server is not remembered", path.display()));
         }
@@ -345,19 +352,19 @@ fn submit(settings: &Settings, wishes: &Wishes, input: &[u8]) -> Result<(), Subm
 }
 
 fn deliver(
-    destination: &Destination,
+    addresses: &[SocketAddr],
     server: &Server,
-    client: &mut Client,
+    connection: &mut Connection,
     clock: &dyn Fn() -> Now,
     show: &mut Show,
 ) -> Result<Outcome, SubmitError> {
     for _ in 0..SUBMIT_CONNECTIONS_MAX {
-        let end = link::converse(destination, client, clock, show).map_err(|error| {
+        let end = link::converse(addresses, connection, clock, show).map_err(|error| {
             SubmitError::new(Exit::Temporary, format!("{} cannot be reached: {error}", server.key()))
         })?;
         match end {
             End::Done(outcome) => return Ok(outcome),
-            End::Reconnect(How::PlainEsmtp | How::Again) => client.handle_reconnected(clock()),
+            End::Reconnect(How::PlainEsmtp | How::Again) => connection.handle_reconnected(clock()),
         }
     }
     Err(SubmitError::new(Exit::Temporary, format!("{} needs too many connections", server.key())))

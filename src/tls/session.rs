@@ -220,6 +220,26 @@ pub struct ClientSession {
     connection: ClientConnection,
     server_name: ServerName<'static>,
     flow: Flow,
+    early: Early,
+}
+
+/// A client's early data.
+#[derive(Debug, Default)]
+struct Early {
+    /// Bytes that the server skips if it does not take them, as ciphertext.
+    room_bytes: usize,
+    was_sent: bool,
+}
+
+/// What became of a client's early data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyOutcome {
+    /// None was sent.
+    None,
+    /// The server took it.
+    Accepted,
+    /// The server skipped it.
+    Rejected,
 }
 
 impl ClientSession {
@@ -231,7 +251,54 @@ impl ClientSession {
     pub fn new(config: Arc<ClientConfig>, server_name: ServerName<'static>) -> Result<Self, TlsFailure> {
         let mut connection = ClientConnection::new(config, server_name.clone()).map_err(TlsFailure::new)?;
         connection.set_buffer_limit(Some(limits::TLS_WAITING_BYTES_MAX));
-        Ok(Self { connection, server_name, flow: Flow::default() })
+        Ok(Self { connection, server_name, flow: Flow::default(), early: Early::default() })
+    }
+
+    /// As [`ClientSession::new`], and asks the server to take early data (RFC 8446 §2.3) if a session is resumed whose
+    /// ticket allows it.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn with_early_data(config: &ClientConfig, server_name: ServerName<'static>) -> Result<Self, TlsFailure> {
+        let mut config = config.clone();
+        config.enable_early_data = true;
+        let mut session = Self::new(Arc::new(config), server_name)?;
+        session.early.room_bytes = session.connection.early_data().map_or(0, |early| early.bytes_left());
+        Ok(session)
+    }
+
+    /// How many bytes of plaintext [`ClientSession::write_early`] can take in full records: what the server allows, less
+    /// what encryption adds, because a server that rejects them skips no more ciphertext than that and then breaks the
+    /// connection. Zero if there can be no early data.
+    pub const fn early_bytes_max(&self) -> usize {
+        let records = self.early.room_bytes.div_ceil(FULL_RECORD_BYTES);
+        self.early.room_bytes.saturating_sub(records * limits::TLS_RECORD_OVERHEAD_BYTES)
+    }
+
+    /// Takes plaintext that leaves with the ClientHello, a record of it at most; `send` after each. Returns how many bytes
+    /// were taken: none if there is no room any more, or if the handshake is past the point.
+    #[must_use = "bytes that were not taken have to be written when the handshake is done"]
+    pub fn write_early(&mut self, plaintext: &[u8]) -> usize {
+        let room = self.early.room_bytes.saturating_sub(limits::TLS_RECORD_OVERHEAD_BYTES);
+        let part = &plaintext[..plaintext.len().min(room).min(limits::TLS_RECORD_BYTES_MAX)];
+        let Some(mut early) = self.connection.early_data() else { return 0 };
+        // An error says that there is no more room.
+        let taken = if part.is_empty() { 0 } else { early.write(part).unwrap_or_default() };
+        if taken > 0 {
+            self.early.room_bytes -= taken + limits::TLS_RECORD_OVERHEAD_BYTES;
+            self.early.was_sent = true;
+        }
+        taken
+    }
+
+    /// What became of the early data, once the handshake is done.
+    pub fn early_outcome(&self) -> EarlyOutcome {
+        match (self.early.was_sent, self.connection.is_early_data_accepted()) {
+            (false, _) => EarlyOutcome::None,
+            (true, true) => EarlyOutcome::Accepted,
+            (true, false) => EarlyOutcome::Rejected,
+        }
     }
 
     /// See [`Session::receive`].
@@ -315,6 +382,9 @@ impl ClientSession {
         rest(&mut self.connection);
     }
 }
+
+/// What a full record of early data takes of the server's allowance.
+const FULL_RECORD_BYTES: usize = limits::TLS_RECORD_BYTES_MAX + limits::TLS_RECORD_OVERHEAD_BYTES;
 
 /// What a handshake agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,8 @@
 //!   to send  ◀──── Output ◀──────[TLS]◀── replies
 //! ```
 
+pub mod client;
+
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;

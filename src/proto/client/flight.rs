@@ -208,7 +208,7 @@ impl Client {
 
     /// May what follows the handshake be sent along with it? Only to a server that announced it at this point, since
     /// early data can be replayed, and only behind an early QHLO.
-    pub(super) fn may_send_early_data(&self) -> bool {
+    pub fn may_send_early_data(&self) -> bool {
         let announced = |list: &Capabilities| list.quick(|quick| quick.early_data);
         self.can_hello_early(Point::Secured) && self.memory.at(Point::Secured).is_some_and(announced)
     }
