@@ -123,7 +123,9 @@ struct Tls {
 #[derive(Debug)]
 enum Handshake {
     /// Under way. What the client said early and did not fit any more goes first when it is done.
-    Running { late: Zeroizing<Vec<u8>> },
+    Running {
+        late: Zeroizing<Vec<u8>>,
+    },
     Done,
 }
 
@@ -405,7 +407,10 @@ impl Tls {
             rest = &rest[taken..];
             let before = out.len();
             self.session.send(out);
-            assert!(taken > 0 || out.len() > before, "TLS takes plaintext or gives ciphertext once the handshake is done");
+            assert!(
+                taken > 0 || out.len() > before,
+                "TLS takes plaintext or gives ciphertext once the handshake is done"
+            );
         }
     }
 }
@@ -413,3 +418,6 @@ impl Tls {
 /// The record that TLS 1.3 clients send after the ServerHello for the sake of old middleboxes (RFC 8446, Appendix D.4). In
 /// TLS 1.2 it never stands alone.
 const CHANGE_CIPHER_SPEC: [u8; 6] = [20, 3, 3, 0, 1, 1];
+
+#[cfg(test)]
+mod tests;
