@@ -18,8 +18,12 @@ pub struct Capabilities {
     pub starttls: bool,
     /// 8BITMIME (RFC 6152).
     pub eight_bit_mime: bool,
+    /// BINARYMIME (RFC 3030 §3).
+    pub binary_mime: bool,
     /// SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
     /// `PIPECONNECT`, by which Exim takes an EHLO before its greeting.
@@ -105,7 +109,9 @@ impl Capabilities {
             "CHUNKING" => self.chunking = true,
             "STARTTLS" => self.starttls = true,
             "8BITMIME" => self.eight_bit_mime = true,
+            "BINARYMIME" => self.binary_mime = true,
             "SMTPUTF8" => self.smtputf8 = true,
+            "REQUIRETLS" => self.require_tls = true,
             "DSN" => self.dsn = true,
             "PIPECONNECT" | "X_PIPE_CONNECT" => self.pipeconnect = true,
             "XONCE" => self.once = true,

@@ -59,6 +59,12 @@ pub enum Failure {
     },
     /// The message needs SMTPUTF8 and the server does not offer it.
     Smtputf8NotOffered,
+    /// The message has 8-bit bytes, must not be sent where they are not welcome, and the server does not offer 8BITMIME.
+    EightBitMimeNotOffered,
+    /// The message is binary and the server does not offer BINARYMIME with CHUNKING.
+    BinaryMimeNotOffered,
+    /// The message may travel over verified TLS only, and the server does not promise that for the way that follows.
+    RequireTlsNotOffered,
     /// All recipients or none were asked for, and the server takes fewer recipients at once.
     TooManyRecipients {
         /// What the server takes.
@@ -94,6 +100,9 @@ impl Failure {
             | Self::LoginRefused(_)
             | Self::TooLarge { .. }
             | Self::Smtputf8NotOffered
+            | Self::EightBitMimeNotOffered
+            | Self::BinaryMimeNotOffered
+            | Self::RequireTlsNotOffered
             | Self::TooManyRecipients { .. }
             | Self::AllOrNothing => false,
         }
@@ -121,6 +130,15 @@ impl fmt::Display for Failure {
             Self::LoginDeferred(reply) => write!(f, "the server could not check the password now: {reply}"),
             Self::TooLarge { limit } => write!(f, "the message is larger than the {limit} bytes that the server takes"),
             Self::Smtputf8NotOffered => f.write_str("the message needs SMTPUTF8, which the server does not offer"),
+            Self::EightBitMimeNotOffered => {
+                f.write_str("the message has 8-bit characters, and the server does not offer 8BITMIME")
+            }
+            Self::BinaryMimeNotOffered => {
+                f.write_str("the message is binary, and the server does not offer BINARYMIME with CHUNKING")
+            }
+            Self::RequireTlsNotOffered => f.write_str(
+                "the message requires TLS on all its way, and the server does not offer REQUIRETLS inside TLS",
+            ),
             Self::TooManyRecipients { limit } => {
                 write!(f, "the server takes {limit} recipients at once, and all or none were asked for")
             }

@@ -14,7 +14,7 @@ use super::memory::Point;
 use super::message::Verdict;
 use super::state::{Expected, Hello, LoginStep, SecuredBy, State};
 use super::transaction::{Fate, Phase, Transaction};
-use super::{Client, Ending, Profile, Security};
+use super::{Client, Dialect, Ending, Profile, Security};
 use crate::limits::{CLIENT_PIECE_BYTES, EAGER_MESSAGE_BYTES_MAX, OUTSTANDING_REPLIES_MAX};
 use crate::proto::dot_stuffing::DotStuffing;
 
@@ -145,10 +145,11 @@ impl Client {
     }
 
     fn say_hello(&mut self, point: Point, hello: Hello) {
-        let verb = match hello {
-            Hello::EarlyQhlo | Hello::BasicQhlo | Hello::CorrectedQhlo => "QHLO",
-            Hello::EarlyEhlo | Hello::Ehlo => "EHLO",
-            Hello::Helo => "HELO",
+        let verb = match (hello, self.config.dialect) {
+            (Hello::EarlyQhlo | Hello::BasicQhlo | Hello::CorrectedQhlo, _) => "QHLO",
+            (Hello::EarlyEhlo | Hello::Ehlo, Dialect::Smtp) => "EHLO",
+            (Hello::EarlyEhlo | Hello::Ehlo, Dialect::Lmtp) => "LHLO",
+            (Hello::Helo, _) => "HELO",
         };
         let mut line = format!("{verb} {}", self.config.hello_name.0);
         let states_id = matches!(hello, Hello::EarlyQhlo | Hello::CorrectedQhlo);
@@ -285,12 +286,13 @@ impl Client {
         self.step_transaction()
     }
 
-    /// Has the server agreed to all that comes before the first MAIL?
-    fn is_confirmed(&self) -> bool {
+    /// Has the server agreed to all that comes before the first MAIL? Stays true when the connection ends after that.
+    pub fn is_confirmed(&self) -> bool {
         self.link.facts(self.link.point).accepted && (self.config.login.is_none() || self.link.authenticated)
     }
 
-    fn offered(&self) -> &Capabilities {
+    /// What the server offers where the client stands, as far as it is known.
+    pub fn offered(&self) -> &Capabilities {
         &self.link.facts(self.link.point).known
     }
 
@@ -347,11 +349,11 @@ impl Client {
     fn objection(&self, job: usize) -> Option<Failure> {
         let message = &self.jobs[job].message;
         let offered = self.offered();
-        if message.needs_smtputf8() && !offered.smtputf8 {
-            return Some(Failure::Smtputf8NotOffered);
+        if message.requires_tls && !(offered.require_tls && self.link.point == Point::Secured) {
+            return Some(Failure::RequireTlsNotOffered);
         }
-        if let Some(limit) = offered.size.flatten().filter(|&limit| message.size() > limit) {
-            return Some(Failure::TooLarge { limit });
+        if let Some(failure) = message.objection(offered) {
+            return Some(failure);
         }
         let limit = offered.limits.rcpt_max.filter(|&max| message.recipients.len() > max as usize);
         limit.filter(|_| message.all_or_nothing).map(|limit| Failure::TooManyRecipients { limit })
@@ -416,7 +418,7 @@ impl Client {
 
     fn say_mail(&mut self) -> Step {
         let Some(transaction) = self.link.transactions.back() else { return Step::Blocked };
-        let line = self.jobs[transaction.job].message.command(self.offered());
+        let line = self.jobs[transaction.job].message.command(self.offered(), &transaction.recipients);
         self.flights.note_mail();
         self.say_for_transaction(&line, Phase::Recipient(0), Expected::Mail)
     }

@@ -5,6 +5,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use data_encoding::BASE64URL_NOPAD;
+use ring::digest;
+
 use super::capabilities::Capabilities;
 use super::fallback::Failure;
 use crate::limits::{ENVID_BYTES_MAX, ORCPT_BYTES_MAX, PATH_BYTES_MAX};
@@ -81,8 +84,25 @@ impl Address {
 /// The bytes of a message: lines that end in CRLF, and neither CR nor LF alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Content {
-    bytes: Arc<[u8]>,
-    eight_bit: bool,
+    bytes: Arc<Vec<u8>>,
+    encoding: Encoding,
+}
+
+/// What the bytes of a message demand of those who carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    /// ASCII in lines.
+    SevenBit,
+    /// Lines with bytes beyond ASCII (RFC 6152).
+    EightBit,
+    /// Anything at all (RFC 3030 §3).
+    Binary,
+}
+
+impl Encoding {
+    fn of_lines(bytes: &[u8]) -> Self {
+        if bytes.is_ascii() { Self::SevenBit } else { Self::EightBit }
+    }
 }
 
 impl Content {
@@ -91,7 +111,12 @@ impl Content {
         if has_bare_line_end(&bytes) {
             return Err(InvalidValue::BareLineEnd);
         }
-        Ok(Self { eight_bit: !bytes.is_ascii(), bytes: bytes.into() })
+        Ok(Self { encoding: Encoding::of_lines(&bytes), bytes: Arc::new(bytes) })
+    }
+
+    /// Takes a message in which lines mean nothing: only a server with BINARYMIME can have it.
+    pub fn binary(bytes: Vec<u8>) -> Self {
+        Self { encoding: Encoding::Binary, bytes: Arc::new(bytes) }
     }
 
     /// Takes a message with any line ends and makes each of them CRLF, the last line's too.
@@ -113,7 +138,7 @@ impl Content {
             b'\r' => out.push(b'\n'),
             _ => out.extend_from_slice(b"\r\n"),
         }
-        Self { eight_bit: !out.is_ascii(), bytes: out.into() }
+        Self { encoding: Encoding::of_lines(&out), bytes: Arc::new(out) }
     }
 
     /// The bytes.
@@ -152,6 +177,25 @@ impl Xtext {
     /// An envelope identifier (RFC 3461 §4.4).
     pub fn envelope_id(text: &str) -> Result<Self, InvalidValue> {
         Self::encode(text, ENVID_BYTES_MAX)
+    }
+
+    /// An envelope identifier as it came from another client, encoded already.
+    pub fn encoded_envelope_id(text: &str) -> Result<Self, InvalidValue> {
+        Self::encoded(text, ENVID_BYTES_MAX)
+    }
+
+    /// An original recipient as it came from another client: its address type and address, encoded already (RFC 3461 §4.2).
+    pub fn encoded_original(text: &str) -> Result<Self, InvalidValue> {
+        Self::encoded(text, ORCPT_BYTES_MAX)
+    }
+
+    fn encoded(text: &str, bytes_max: usize) -> Result<Self, InvalidValue> {
+        match text {
+            "" => Err(InvalidValue::Empty),
+            _ if text.len() > bytes_max => Err(InvalidValue::TooLong),
+            _ if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'=') => Err(InvalidValue::Character),
+            _ => Ok(Self(text.to_owned())),
+        }
     }
 
     fn encode(text: &str, bytes_max: usize) -> Result<Self, InvalidValue> {
@@ -250,6 +294,20 @@ pub struct Message {
     pub envelope_id: Option<Xtext>,
     /// A token under which a server that offers `XONCE` takes this message only once.
     pub once: Option<Xtext>,
+    /// What becomes of 8-bit bytes where the server does not offer 8BITMIME.
+    pub eight_bit: EightBit,
+    /// Send it only inside TLS and to a server that promises the same (RFC 8689). Whether this server's certificate was
+    /// verified is for whoever sets this.
+    pub requires_tls: bool,
+}
+
+/// What becomes of a message with 8-bit bytes where the server does not offer 8BITMIME.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EightBit {
+    /// It is sent as it is, as mail programs do: converting it would break signatures, and refusing it would surprise.
+    SendAnyway,
+    /// It is not sent: what RFC 6152 §3 asks of whoever passes on the messages of others.
+    Refuse,
 }
 
 impl Message {
@@ -264,6 +322,8 @@ impl Message {
             return_content: None,
             envelope_id: None,
             once: None,
+            eight_bit: EightBit::SendAnyway,
+            requires_tls: false,
         }
     }
 
@@ -278,15 +338,32 @@ impl Message {
         self.utf8_header || !self.sender.0.is_ascii() || !all_ascii
     }
 
-    /// The MAIL command. A message with 8-bit bytes is sent as it is to a server without 8BITMIME, as every client
-    /// does: converting it would break signatures, refusing it would surprise.
-    pub(super) fn command(&self, offered: &Capabilities) -> String {
+    /// Why a server with this list cannot take the message, wherever it is asked.
+    pub(super) fn objection(&self, offered: &Capabilities) -> Option<Failure> {
+        let encoding = self.content.encoding;
+        match offered.size.flatten() {
+            _ if self.needs_smtputf8() && !offered.smtputf8 => Some(Failure::Smtputf8NotOffered),
+            _ if encoding == Encoding::Binary && !(offered.binary_mime && offered.chunking) => {
+                Some(Failure::BinaryMimeNotOffered)
+            }
+            _ if encoding == Encoding::EightBit && self.eight_bit == EightBit::Refuse && !offered.eight_bit_mime => {
+                Some(Failure::EightBitMimeNotOffered)
+            }
+            Some(limit) if self.size() > limit => Some(Failure::TooLarge { limit }),
+            _ => None,
+        }
+    }
+
+    /// The MAIL command of a transaction with these of the recipients.
+    pub(super) fn command(&self, offered: &Capabilities, recipients: &[usize]) -> String {
         let mut line = format!("MAIL FROM:<{}>", self.sender.as_str());
         if offered.size.is_some() {
             line.push_str(&format!(" SIZE={}", self.size()));
         }
-        if offered.eight_bit_mime && self.content.eight_bit {
-            line.push_str(" BODY=8BITMIME");
+        match self.content.encoding {
+            Encoding::EightBit if offered.eight_bit_mime => line.push_str(" BODY=8BITMIME"),
+            Encoding::Binary => line.push_str(" BODY=BINARYMIME"),
+            Encoding::SevenBit | Encoding::EightBit => {}
         }
         if offered.smtputf8 && self.needs_smtputf8() {
             line.push_str(" SMTPUTF8");
@@ -294,11 +371,29 @@ impl Message {
         if offered.dsn {
             self.write_notification_wishes(&mut line);
         }
+        if self.requires_tls {
+            line.push_str(" REQUIRETLS");
+        }
         if let (true, Some(Xtext(token))) = (offered.once, &self.once) {
             line.push_str(" XONCE=");
-            line.push_str(token);
+            line.push_str(&self.token_for(token, recipients));
         }
         line
+    }
+
+    /// The token of one transaction. Where a server takes only so many recipients at once, the message comes to it several
+    /// times, and each of them must bear a name of its own: the server would take the second for the first, come again.
+    fn token_for(&self, token: &str, recipients: &[usize]) -> String {
+        if recipients.len() == self.recipients.len() {
+            return token.to_owned();
+        }
+        let mut digest = digest::Context::new(&digest::SHA256);
+        digest.update(token.as_bytes());
+        for recipient in recipients {
+            digest.update(b" ");
+            digest.update(self.recipients[*recipient].address.as_str().as_bytes());
+        }
+        BASE64URL_NOPAD.encode(&digest.finish().as_ref()[..TOKEN_DIGEST_BYTES])
     }
 
     fn write_notification_wishes(&self, line: &mut String) {
@@ -361,10 +456,14 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// Of the digest that names a part of the recipients: so many bytes never meet by chance.
+const TOKEN_DIGEST_BYTES: usize = 15;
+
 #[cfg(test)]
 mod tests {
-    use super::{Address, Content, InvalidValue, Message, Notify, Recipient, Return, Xtext};
+    use super::{Address, Content, EightBit, InvalidValue, Message, Notify, Recipient, Return, Xtext};
     use crate::proto::client::capabilities::Capabilities;
+    use crate::proto::client::fallback::Failure;
 
     #[test]
     fn no_address_breaks_out_of_its_command() {
@@ -413,8 +512,57 @@ mod tests {
         message.utf8_header = true;
         let all = Capabilities::from_lines(["SIZE", "8BITMIME", "SMTPUTF8", "DSN"].into_iter());
         let expected = "MAIL FROM:<a@b> SIZE=4 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=id+2B1";
-        assert_eq!(message.command(&all), expected);
-        assert_eq!(message.command(&Capabilities::default()), "MAIL FROM:<a@b>");
+        assert_eq!(message.command(&all, &[0]), expected);
+        assert_eq!(message.command(&Capabilities::default(), &[0]), "MAIL FROM:<a@b>");
+    }
+
+    fn to(recipients: &[&str], content: Content) -> Message {
+        let recipients = recipients.iter().map(|address| Recipient::new(Address::parse(address).unwrap())).collect();
+        Message::new(Address::parse("a@b").unwrap(), recipients, content)
+    }
+
+    #[test]
+    fn a_part_of_the_recipients_has_a_token_of_its_own_and_the_same_one_each_time() {
+        let mut message = to(&["a@x", "b@x", "c@x"], Content::normalised(b"x\n"));
+        message.once = Some(Xtext::envelope_id("token").unwrap());
+        let once = Capabilities::from_lines(["XONCE"].into_iter());
+        assert_eq!(message.command(&once, &[0, 1, 2]), "MAIL FROM:<a@b> XONCE=token");
+        let parts: Vec<String> = [[0, 1], [0, 2], [1, 2]].map(|part| message.command(&once, &part)).into();
+        assert!(parts.iter().all(|line| !line.ends_with("=token")), "{parts:?}");
+        assert!(parts[0] != parts[1] && parts[1] != parts[2] && parts[0] != parts[2], "{parts:?}");
+        assert_eq!(message.command(&once, &[0, 1]), parts[0]);
+        assert_eq!(to(&["a@x"], Content::normalised(b"x\n")).command(&once, &[0]), "MAIL FROM:<a@b>");
+    }
+
+    #[test]
+    fn what_a_server_does_not_take_is_not_sent_to_it() {
+        let list = |lines: &[&str]| Capabilities::from_lines(lines.iter().copied());
+        let mut eight_bit = to(&["c@x"], Content::normalised("ü\n".as_bytes()));
+        assert_eq!(eight_bit.objection(&list(&[])), None, "as all mail programs do");
+        eight_bit.eight_bit = EightBit::Refuse;
+        assert_eq!(eight_bit.objection(&list(&[])), Some(Failure::EightBitMimeNotOffered));
+        assert_eq!(eight_bit.objection(&list(&["8BITMIME"])), None);
+
+        let binary = to(&["c@x"], Content::binary(b"a\nb\0".to_vec()));
+        for lines in [&[][..], &["BINARYMIME"], &["CHUNKING"]] {
+            assert_eq!(binary.objection(&list(lines)), Some(Failure::BinaryMimeNotOffered), "{lines:?}");
+        }
+        assert_eq!(binary.objection(&list(&["BINARYMIME", "CHUNKING"])), None);
+        assert_eq!(binary.command(&list(&["BINARYMIME"]), &[0]), "MAIL FROM:<a@b> BODY=BINARYMIME");
+
+        let large = to(&["c@x"], Content::normalised(b"four\n"));
+        assert_eq!(large.objection(&list(&["SIZE 5"])), Some(Failure::TooLarge { limit: 5 }));
+        assert_eq!(large.objection(&list(&["SIZE 6"])), None);
+        assert_eq!(to(&["ü@x"], Content::normalised(b"")).objection(&list(&[])), Some(Failure::Smtputf8NotOffered));
+    }
+
+    #[test]
+    fn what_was_encoded_by_another_client_is_passed_on_or_refused_whole() {
+        assert_eq!(Xtext::encoded_original("rfc822;a+2Bb@x"), Ok(Xtext("rfc822;a+2Bb@x".to_owned())));
+        assert_eq!(Xtext::encoded_envelope_id("a=b"), Err(InvalidValue::Character));
+        assert_eq!(Xtext::encoded_envelope_id("a b"), Err(InvalidValue::Character));
+        assert_eq!(Xtext::encoded_envelope_id(""), Err(InvalidValue::Empty));
+        assert_eq!(Xtext::encoded_envelope_id(&"a".repeat(101)), Err(InvalidValue::TooLong));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub use capabilities::{Capabilities, Limits, Quickstart};
 pub use fallback::{Failure, How};
 pub use flights::{Entry, Flights, Speaker};
 pub use memory::{Memory, MemoryError, Point, ServerMemory};
-pub use message::{Address, Content, InvalidValue, Message, Notify, Recipient, Return, Verdict, Xtext};
+pub use message::{Address, Content, EightBit, InvalidValue, Message, Notify, Recipient, Return, Verdict, Xtext};
 
 use crate::limits::{
     CLIENT_MESSAGE_TIMEOUT, CLIENT_REPLY_TIMEOUT, DOMAIN_BYTES_MAX, PASSWORD_BYTES_MAX, QUICKSTART_AVOID,
@@ -140,9 +140,20 @@ pub enum Profile {
     Esmtp,
 }
 
+/// Which protocol is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// SMTP.
+    Smtp,
+    /// LMTP (RFC 2033): LHLO, and a reply for each recipient at the end of a message. It has no QUICKSTART.
+    Lmtp,
+}
+
 /// What a client is told before it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Which protocol is spoken.
+    pub dialect: Dialect,
     /// How the client names itself.
     pub hello_name: HelloName,
     /// When TLS is used.
@@ -174,6 +185,7 @@ impl Config {
     /// TLS required, the full profile, no login.
     pub const fn new(hello_name: HelloName) -> Self {
         Self {
+            dialect: Dialect::Smtp,
             hello_name,
             security: Security::Required,
             profile: Profile::Full,
@@ -337,7 +349,7 @@ impl Client {
             next_number: 0,
             link: Link::new(now),
         };
-        if client.memory.avoids_quickstart(now.unix) {
+        if client.memory.avoids_quickstart(now.unix) || client.config.dialect == Dialect::Lmtp {
             client.profile = Profile::Esmtp;
         }
         client.memory.see(now.unix);
@@ -620,7 +632,10 @@ impl Client {
         let uncertain: Vec<_> = self.link.transactions.iter().filter(|t| t.awaits_end(&self.link.expected)).collect();
         for transaction in uncertain {
             for &recipient in &transaction.accepted_or_unanswered(&self.link.expected) {
-                self.jobs[transaction.job].fates[recipient] = Fate::Settled(Verdict::Uncertain);
+                let fate = &mut self.jobs[transaction.job].fates[recipient];
+                if *fate == Fate::Open {
+                    *fate = Fate::Settled(Verdict::Uncertain);
+                }
             }
         }
         self.finish(Some(failure));

@@ -12,7 +12,7 @@ use super::memory::Point;
 use super::message::Verdict;
 use super::state::{Expected, Hello, LoginStep, SecuredBy, State};
 use super::transaction::{Fate, Phase, Transaction};
-use super::{Action, Client, Layer, Profile, Security};
+use super::{Action, Client, Dialect, Layer, Profile, Security};
 use crate::proto::reply_reader::Reply;
 use crate::time::Now;
 
@@ -116,6 +116,9 @@ impl Client {
             HelloVerdict::Accepted(list) => self.handle_hello_accepted(point, hello, list),
             HelloVerdict::WrongId(list) => self.handle_wrong_id(now, point, list),
             HelloVerdict::Withdrawn => self.handle_withdrawn(now, point),
+            HelloVerdict::NoEhlo if self.config.dialect == Dialect::Lmtp => {
+                self.link.state = State::Draining(Recovery::Fail(Failure::Refused(reply.clone())));
+            }
             HelloVerdict::NoEhlo => self.link.state = State::Draining(Recovery::Helo(point)),
             HelloVerdict::TryLater => self.finish(Some(Failure::TryLater(reply.clone()))),
             HelloVerdict::Refused => {
@@ -347,6 +350,9 @@ impl Client {
     }
 
     fn handle_end_reply(&mut self, number: u64, reply: &Reply) {
+        if self.config.dialect == Dialect::Lmtp {
+            return self.handle_end_reply_of_one(number, reply);
+        }
         if !reply.is_positive() {
             return self.settle_refused_message(number, reply);
         }
@@ -354,6 +360,22 @@ impl Client {
         transaction.taken = true;
         let (job, accepted) = (transaction.job, transaction.accepted.clone());
         self.settle_open(job, &accepted, &Verdict::Accepted(reply.clone()));
+    }
+
+    /// LMTP: the server answers for each recipient that it accepted, in the order of their RCPTs (RFC 2033 §4.2).
+    fn handle_end_reply_of_one(&mut self, number: u64, reply: &Reply) {
+        let Some(transaction) = self.transaction(number) else { return };
+        let Some(&recipient) = transaction.accepted.get(transaction.answered) else { return };
+        transaction.answered += 1;
+        // Whatever was answered, the transaction is over with the last of the replies.
+        transaction.taken = true;
+        let job = transaction.job;
+        if transaction.answered < transaction.accepted.len() {
+            transaction.owed += 1;
+            self.link.expected.push_front(Expected::End(number));
+        }
+        let verdict = if reply.is_positive() { Verdict::Accepted(reply.clone()) } else { Verdict::refusal(reply) };
+        self.settle_open(job, &[recipient], &verdict);
     }
 
     fn settle_refused_message(&mut self, number: u64, reply: &Reply) {

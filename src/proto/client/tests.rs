@@ -11,8 +11,8 @@
 use std::time::Duration;
 
 use super::{
-    Action, Address, Capabilities, Client, Config, Content, EarlyData, Ending, Failure, Flights, HelloName, How, Layer,
-    Login, Message, Outcome, Point, Profile, Recipient, Security, ServerMemory, Verdict,
+    Action, Address, Capabilities, Client, Config, Content, Dialect, EarlyData, EightBit, Ending, Failure, Flights,
+    HelloName, How, Layer, Login, Message, Outcome, Point, Profile, Recipient, Security, ServerMemory, Verdict,
 };
 use crate::proto::reply_reader::{Reply, ReplyError};
 use crate::proto::secret::Secret;
@@ -1179,6 +1179,153 @@ fn limits_on_domains_split_recipients() {
         S: 250 taken",
     );
     assert!(accepted(&play_plain(&dialog, vec![message_to(&["b@y", "c@z", "d@Y"])])));
+}
+
+// ── LMTP ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn after_lhlo(extensions: &str, rest: &str) -> String {
+    let lines: String = extensions.split_whitespace().map(|word| format!("S: 250-{word}\n")).collect();
+    format!("S: 220 s LMTP\nC: LHLO c\nS: 250-s\n{lines}S: 250 HELP\n{rest}")
+}
+
+fn play_lmtp(dialog: &str, messages: Vec<Message>) -> Outcome {
+    // What is remembered is of no use: LMTP has no QUICKSTART.
+    play(dialog, Config { dialect: Dialect::Lmtp, ..plain_config() }, full_memory(), messages).0
+}
+
+#[test]
+fn lmtp_has_a_verdict_for_each_recipient_that_was_accepted_in_their_order() {
+    let envelope = "
+        C: MAIL FROM:<a@x>
+        C: RCPT TO:<b@y>
+        C: RCPT TO:<c@y>
+        C: RCPT TO:<d@y>
+        C: RCPT TO:<e@y>";
+    let replies = "
+        S: 250 ok
+        S: 250 ok
+        S: 550 nobody
+        S: 250 ok
+        S: 250 ok";
+    let ends = "
+        S: 250 taken for b
+        S: 452 full
+        S: 552 too much
+        C: QUIT
+        C: <done>
+        S: 221 bye
+        C: <close>";
+    let with_chunks = format!("{envelope}\nC: BDAT 5 LAST\nC: .hi\n{replies}\n{ends}");
+    let with_data = format!("{envelope}\nC: DATA\n{replies}\nS: 354 go\nC: ..hi\nC: .\n{ends}");
+    let expected = [
+        Verdict::Accepted(Reply::new(250, "taken for b")),
+        Verdict::Refused(Reply::new(550, "nobody")),
+        Verdict::Deferred(Reply::new(452, "full")),
+        Verdict::Refused(Reply::new(552, "too much")),
+    ];
+    for (extensions, dialog) in [("PIPELINING CHUNKING", with_chunks), ("PIPELINING", with_data)] {
+        let message = message_to(&["b@y", "c@y", "d@y", "e@y"]);
+        let outcome = play_lmtp(&after_lhlo(extensions, &dialog), vec![message]);
+        assert_eq!((outcome.messages[0].as_slice(), &outcome.failure), (expected.as_slice(), &None));
+    }
+}
+
+#[test]
+fn lmtp_answers_once_when_no_recipient_was_accepted_and_the_next_message_goes_on() {
+    let dialog = "
+        C: MAIL FROM:<a@x>
+        C: RCPT TO:<b@y>
+        C: BDAT 5 LAST
+        C: .hi
+        C: RSET
+        C: MAIL FROM:<a@x>
+        C: RCPT TO:<c@y>
+        C: BDAT 5 LAST
+        C: .hi
+        S: 250 ok
+        S: 550 nobody
+        S: 503 no valid recipients
+        S: 250 ok
+        S: 250 ok
+        S: 250 ok
+        S: 250 taken
+        C: QUIT
+        C: <done>
+        S: 221 bye
+        C: <close>";
+    let messages = vec![message_to(&["b@y"]), message_to(&["c@y"])];
+    let outcome = play_lmtp(&after_lhlo("PIPELINING CHUNKING", dialog), messages);
+    assert_eq!(outcome.messages[0], [Verdict::Refused(Reply::new(550, "nobody"))]);
+    assert!(outcome.messages[1][0].is_accepted());
+}
+
+#[test]
+fn lmtp_that_breaks_off_among_its_answers_leaves_only_the_unanswered_uncertain() {
+    let dialog = "
+        C: MAIL FROM:<a@x>
+        C: RCPT TO:<b@y>
+        C: RCPT TO:<c@y>
+        C: RCPT TO:<d@y>
+        C: BDAT 5 LAST
+        C: .hi
+        S: 250 ok
+        S: 250 ok
+        S: 250 ok
+        S: 250 ok
+        S: 250 taken for b
+        S: 550 not for c
+        S: <closed>
+        C: <done>
+        C: <close>";
+    let outcome = play_lmtp(&after_lhlo("PIPELINING CHUNKING", dialog), vec![message_to(&["b@y", "c@y", "d@y"])]);
+    let verdicts = &outcome.messages[0];
+    assert!(verdicts[0].is_accepted() && matches!(verdicts[1], Verdict::Refused(_)), "{verdicts:?}");
+    assert_eq!(verdicts[2], Verdict::Uncertain);
+}
+
+#[test]
+fn a_server_that_knows_no_lhlo_is_no_lmtp_server() {
+    let dialog = "
+        S: 220 s ESMTP
+        C: LHLO c
+        S: 500 what?
+        C: QUIT
+        C: <done>
+        S: 221 bye
+        C: <close>";
+    let outcome = play_lmtp(dialog, vec![message_to(&["b@y"])]);
+    assert!(matches!(outcome.failure, Some(Failure::Refused(_))), "{outcome:?}");
+}
+
+// ── What the server cannot take ─────────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn a_message_that_requires_tls_goes_only_inside_tls_to_a_server_that_requires_it_too() {
+    let mut message = message_to(&["b@y"]);
+    message.requires_tls = true;
+    let outcome = play_plain(&after_ehlo("REQUIRETLS,CHUNKING", ""), vec![message.clone()]);
+    assert_eq!(outcome.messages[0][0], Verdict::Unsent(Failure::RequireTlsNotOffered), "there is no TLS");
+
+    let end = "C: QUIT\nC: <done>\nS: 221 bye\nC: <close>";
+    let secured = |list: &str, rest: &str| format!("C: <tls>\nS: <tls>\nS: 220 s\nC: EHLO c\nS: 250-s\n{list}\n{rest}");
+    let config = Config { security: Security::Implicit, login: None, ..config() };
+    let dialog = secured("S: 250 CHUNKING", end);
+    let (outcome, _, _) = play(&dialog, config.clone(), ServerMemory::default(), vec![message.clone()]);
+    assert_eq!(outcome.messages[0][0], Verdict::Unsent(Failure::RequireTlsNotOffered), "it does not offer it");
+
+    let taken = BDAT.replace("MAIL FROM:<a@x>", "MAIL FROM:<a@x> REQUIRETLS");
+    let dialog = secured("S: 250-PIPELINING\nS: 250-REQUIRETLS\nS: 250 CHUNKING", &taken);
+    let (outcome, _, _) = play(&dialog, config, ServerMemory::default(), vec![message]);
+    assert!(accepted(&outcome), "{outcome:?}");
+}
+
+#[test]
+fn who_passes_on_the_messages_of_others_sends_no_8_bit_bytes_where_they_are_not_welcome() {
+    let mut message = message_to(&["b@y"]);
+    message.content = Content::normalised("ü\n".as_bytes());
+    message.eight_bit = EightBit::Refuse;
+    let outcome = play_plain(&after_ehlo("CHUNKING", ""), vec![message]);
+    assert_eq!(outcome.messages[0][0], Verdict::Unsent(Failure::EightBitMimeNotOffered));
 }
 
 #[test]

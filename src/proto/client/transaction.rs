@@ -71,6 +71,8 @@ pub(super) struct Transaction {
     pub(super) mail_accepted: Option<bool>,
     /// Recipients that the server accepted.
     pub(super) accepted: Vec<usize>,
+    /// How many of them have their own reply to the end of the message (LMTP only).
+    pub(super) answered: usize,
     /// The server refused one at least.
     pub(super) any_refused: bool,
     /// The reply to the end of the message was positive.
@@ -106,6 +108,7 @@ impl Transaction {
             owed: 0,
             mail_accepted: None,
             accepted: Vec::new(),
+            answered: 0,
             any_refused: false,
             taken: false,
         }
