@@ -323,6 +323,23 @@ pub const KNOWN_MAILBOXES_MAX: usize = 65_536;
 /// Largest file of qhlo-id secrets in bytes: two secrets, and room for comments.
 pub const QHLO_SECRETS_FILE_BYTES_MAX: u64 = 4_096;
 
+// ── At most once ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Default of `--once-retention`: a day. A client that has not learned within it what became of its message has been
+/// told by its user's patience, or gives up by itself.
+pub const ONCE_RETENTION: Duration = Duration::from_secs(86_400);
+
+/// Default of `--once-max`: tokens known at a time, all shards together, about 120 bytes of memory each.
+pub const ONCE_TOKENS_MAX: usize = 1_000_000;
+
+/// Tokens that share one lock. A hash table that is filled and emptied all the time keeps its 8,192 places for up to
+/// 3,584 entries: this many, and some claims. To grow that far moves a few thousand of them, in well under a
+/// millisecond.
+pub const ONCE_STRIPE_TOKENS: usize = 3_400;
+
+/// How often it is told that tokens had to be forgotten early.
+pub const ONCE_FORGOTTEN_REMINDER: Duration = Duration::from_secs(60);
+
 // ── The queue ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Longest text in bytes that is kept of what the last attempt came to: a reply of several lines fits.

@@ -1,4 +1,5 @@
-//! The protocol core takes no memory for a command: shown by counting what the allocator is asked for.
+//! The protocol core takes no memory for a command, and what is kept for long takes little: shown by counting what the
+//! allocator is asked for.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -8,10 +9,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
+use onetrip::limits;
 use onetrip::proto::channel::TlsFacts;
 use onetrip::proto::credential::{Member, Senders, Verdict};
+use onetrip::proto::message::MessageId;
 use onetrip::proto::proof::{Committed, Encrypted};
 use onetrip::proto::server::{Action, Opening, Peer, Server};
+use onetrip::spool::once::{OnceBounds, OnceKey, Tokens};
 use support::{NOW, Site};
 
 /// The system's allocator, with a count of what each thread asks for.
@@ -19,23 +23,31 @@ struct Counting;
 
 thread_local! {
     static ASKED: Cell<u64> = const { Cell::new(0) };
+    static HELD_BYTES: Cell<i64> = const { Cell::new(0) };
+}
+
+fn note_held(taken: usize, returned: usize) {
+    HELD_BYTES.with(|held| held.set(held.get() + taken as i64 - returned as i64));
 }
 
 // SAFETY: everything is passed on to the system's allocator unchanged; counting touches no memory that it manages.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.with(|asked| asked.set(asked.get() + 1));
+        note_held(layout.size(), 0);
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        note_held(0, layout.size());
         // SAFETY: the caller keeps the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         ASKED.with(|asked| asked.set(asked.get() + 1));
+        note_held(bytes, layout.size());
         // SAFETY: the caller keeps the contract of `realloc`.
         unsafe { System.realloc(pointer, layout, bytes) }
     }
@@ -114,4 +126,19 @@ fn a_line_cut_by_segments_takes_memory_once() {
     };
     cut();
     assert_eq!(allocations(&mut cut), 0);
+}
+
+#[test]
+fn a_known_token_takes_under_120_bytes() {
+    const TOKENS: usize = limits::ONCE_STRIPE_TOKENS;
+    let before = HELD_BYTES.with(Cell::get);
+    let mut tokens = Tokens::new(OnceBounds { retention: limits::ONCE_RETENTION, tokens_max: TOKENS });
+    for number in 0..TOKENS * 2 {
+        let key = OnceKey::new(&[7; 32], "ann", &number.to_string());
+        tokens.claim(NOW, key);
+        tokens.store(NOW, key, MessageId::NONE);
+    }
+    assert_eq!(tokens.len(), TOKENS);
+    let held = HELD_BYTES.with(Cell::get) - before;
+    assert!(held < TOKENS as i64 * 120, "{held} bytes for {TOKENS} tokens");
 }

@@ -184,6 +184,16 @@ settings! {
         "sync" "commit|none"
         sync: SyncPolicy = SyncPolicy::Commit, SYNC;
 
+        /// How long a message that bears a token (XONCE) is known by it: sent again within this time, it is
+        /// acknowledged again but not stored again.
+        "once-retention" "SECONDS"
+        once_retention: Duration = limits::ONCE_RETENTION, seconds(1, 365 * DAY_S);
+
+        /// Tokens known at a time, all shards together, about 120 bytes of memory each. Beyond it the oldest are
+        /// forgotten early.
+        "once-max" "N"
+        once_max: usize = limits::ONCE_TOKENS_MAX, Number(1, COUNT_MAX);
+
         /// Threads of each shard that write messages down.
         "delivery-threads" "N"
         delivery_threads: usize = limits::DELIVERY_THREADS, Number(1, 256);

@@ -6,7 +6,7 @@
 //! | set it up | [`configuration`], [`security`] |
 //! | watch it | [`events`], [`metrics`] |
 //! | measure it, or another server | [`measuring`] |
-//! | know the extension, and what onetrip makes of it | [`quickstart`] |
+//! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`] |
 //! | know the code | [`life_of_a_connection`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | use the protocol core in another program | [`library`] |
 //!
@@ -32,6 +32,9 @@ pub mod measuring {}
 
 #[doc = include_str!("quickstart.md")]
 pub mod quickstart {}
+
+#[doc = include_str!("at_most_once.md")]
+pub mod at_most_once {}
 
 #[doc = include_str!("session_cache.md")]
 pub mod session_cache {}

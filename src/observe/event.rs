@@ -13,10 +13,10 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 pub use connection::{AcceptPaused, ConnectionEnded, ConnectionRefused, Outcome, SessionPanicked, TlsFacts};
 pub use login::{AuthFailed, AuthPutOff};
-pub use message::{DeliveryFault, MessageRefused, MessageStored};
+pub use message::{DeliveryFault, MessageRefused, MessageRepeated, MessageStored};
 pub use service::{
-    CertificateReloadFailed, CertificateReloaded, Draining, Listening, LogLinesDropped, Ready, Stopped,
-    UsersReloadFailed, UsersReloaded, Warning,
+    CertificateReloadFailed, CertificateReloaded, Draining, Listening, LogLinesDropped, OnceTokensForgotten, Ready,
+    Stopped, UsersReloadFailed, UsersReloaded, Warning,
 };
 
 /// Words in an event: most are written in the program, some are put together for the occasion.
@@ -76,6 +76,7 @@ events! {
     AuthFailed,
     AuthPutOff,
     MessageStored,
+    MessageRepeated,
     MessageRefused,
     DeliveryFault,
     Listening,
@@ -86,6 +87,7 @@ events! {
     UsersReloaded,
     UsersReloadFailed,
     LogLinesDropped,
+    OnceTokensForgotten,
     Draining,
     Stopped,
 }

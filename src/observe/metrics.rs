@@ -32,6 +32,7 @@ impl Metrics {
         let counted = Arc::new(Counted {
             shards: (0..shards).map(|_| Arc::default()).collect(),
             service: ServiceMetrics::default(),
+            once: Arc::default(),
         });
         let mut registry = Registry::with_prefix("onetrip");
         registry.register("build", "The program that runs", Info::new(vec![("version", version.to_owned())]));
@@ -44,6 +45,11 @@ impl Metrics {
         self.counted.shards.get(usize::from(shard)).cloned()
     }
 
+    /// The figures of the messages that are taken once.
+    pub fn once(&self) -> Arc<OnceMetrics> {
+        Arc::clone(&self.counted.once)
+    }
+
     /// Counts an event of the service. Events of a shard go to [`ShardMetrics::observe`], and count nothing here.
     pub fn observe(&self, event: &Event) {
         let service = &self.counted.service;
@@ -53,6 +59,7 @@ impl Metrics {
             Event::UsersReloaded(_) => service.users_reloads.count(ReloadResult::Loaded),
             Event::UsersReloadFailed(_) => service.users_reloads.count(ReloadResult::Failed),
             Event::LogLinesDropped(event) => service.log_lines_dropped.add(event.lines),
+            Event::OnceTokensForgotten(event) => self.counted.once.forgotten.add(event.tokens),
             _ => {}
         }
     }
@@ -111,6 +118,8 @@ pub struct ShardMetrics {
     pub auth_seconds: Histogram<SHORT>,
     /// Messages stored (counted by `observe`).
     pub messages_stored: Count,
+    /// Messages that had been stored before (counted by `observe`).
+    pub messages_repeated: Count,
     /// Messages refused (counted by `observe`).
     pub messages_refused: Counts<ReplyClass>,
     /// Recipients of stored messages (counted by `observe`).
@@ -141,6 +150,7 @@ impl ShardMetrics {
             Event::AuthFailed(_) => self.auths.count(AuthOutcome::Denied),
             Event::AuthPutOff(_) => self.auths.count(AuthOutcome::PutOff),
             Event::MessageStored(event) => self.observe_message_stored(event),
+            Event::MessageRepeated(_) => self.messages_repeated.increment(),
             Event::MessageRefused(event) => self.messages_refused.count(event.class()),
             Event::DeliveryFault(_) => self.delivery_faults.increment(),
             _ => {}
@@ -177,6 +187,20 @@ impl Drop for OpenConnection {
     }
 }
 
+/// The figures of the messages that are taken once (`XONCE`): one set for the process, as the tokens are.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct OnceMetrics {
+    /// Tokens of stored messages that are known now.
+    pub tokens: Gauge,
+    /// Tokens forgotten before their time (counted by `observe`).
+    pub forgotten: Count,
+    /// Times that a shard found another one at the same part of the table.
+    pub contended: Count,
+    /// Messages that waited until it was known what became of the first one under the same token.
+    pub waited: Count,
+}
+
 /// What is counted once for the whole process.
 #[derive(Debug, Default)]
 struct ServiceMetrics {
@@ -190,6 +214,7 @@ struct ServiceMetrics {
 struct Counted {
     shards: Vec<Arc<ShardMetrics>>,
     service: ServiceMetrics,
+    once: Arc<OnceMetrics>,
 }
 
 /// Names the buckets for what takes from some microseconds to some seconds.

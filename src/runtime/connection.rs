@@ -25,16 +25,19 @@ use socket2::SockRef;
 
 use super::admission::Counted;
 use super::connections::{Activity, Interrupt, Registration};
+use super::once::Turn;
 use super::report::{self, Identity, Traffic};
 use super::shard::Shard;
 use super::socket::descriptor;
 use crate::limits;
-use crate::observe::event::{AuthFailed, AuthPutOff, DeliveryFault, MessageRefused};
+use crate::observe::event::{AuthFailed, AuthPutOff, DeliveryFault, MessageRefused, MessageRepeated};
 use crate::observe::label::AuthOutcome;
 use crate::observe::metrics::OpenConnection;
 use crate::proto::credential::{Credential, Verdict};
-use crate::proto::message::Message;
+use crate::proto::message::{Message, MessageId};
+use crate::proto::proof::Committed;
 use crate::proto::server::{Early, Opening, Outcome};
+use crate::time::Now;
 use crate::wire::{Connection, Output, Step};
 
 /// One connection with its socket.
@@ -345,7 +348,7 @@ impl Conversation {
         self.note_progress();
     }
 
-    async fn judge(&mut self, now: crate::time::Now, credential: Credential) -> Verdict {
+    async fn judge(&mut self, now: Now, credential: Credential) -> Verdict {
         let user = std::sync::Arc::from(credential.user.as_str());
         let verdict = self.shard.passwords.judge(now, self.identity.client.ip(), credential).await;
         let Identity { connection, client, .. } = self.identity;
@@ -362,10 +365,19 @@ impl Conversation {
         verdict
     }
 
+    /// Stores a message, unless its token says that it is stored already.
     async fn store(&mut self, message: Box<Message>) {
         let start = self.shard.clock.now();
+        let claim = match self.claim(start, &message).await {
+            None => None,
+            Some(Turn::First(claim)) => Some(claim),
+            Some(Turn::Repeat(first, committed)) => return self.acknowledge_again(message, first, committed),
+        };
         let delivered = self.shard.delivery.deliver(message).await;
         let now = self.shard.clock.now();
+        if let (Some(claim), Ok(committed)) = (claim, &delivered.result) {
+            claim.stored(now, delivered.message.id, committed);
+        }
         if let Some(reason) = delivered.fault {
             let message = delivered.message.id.as_str().into();
             self.shard.report(DeliveryFault { message, recipient: None, reason: reason.into() });
@@ -376,6 +388,27 @@ impl Conversation {
         }
         self.note_drain();
         self.connection.handle_stored(now, delivered.result, delivered.message, &mut self.output);
+        self.note_progress();
+    }
+
+    /// The turn of a message that bears a token; `None` for any other.
+    async fn claim(&self, now: Now, message: &Message) -> Option<Turn> {
+        let registry = &self.shard.once;
+        let envelope = &message.envelope;
+        let key = registry.key(envelope.user(), envelope.once()?);
+        Some(registry.claim(now, key).await)
+    }
+
+    /// The client hears the id of the first one, as it would have heard it then.
+    fn acknowledge_again(&mut self, mut message: Box<Message>, first: MessageId, committed: Committed) {
+        message.id = first;
+        self.shard.report(MessageRepeated {
+            connection: self.identity.connection,
+            message: first.as_str().into(),
+            user: message.envelope.user().into(),
+        });
+        self.note_drain();
+        self.connection.handle_stored(self.shard.clock.now(), Ok(committed), message, &mut self.output);
         self.note_progress();
     }
 

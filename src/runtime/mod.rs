@@ -23,6 +23,7 @@ pub mod delivery;
 mod listeners;
 pub mod log_writer;
 pub mod metrics_server;
+mod once;
 pub mod passwords;
 pub mod qhlo_secrets;
 mod report;

@@ -24,6 +24,7 @@ use super::delivery::{Delivery, DeliverySettings};
 use super::listeners::{Endpoint, Listener, ListenerSettings, listen};
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
+use super::once::OnceRegistry;
 use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::report::listener_kind;
@@ -44,6 +45,7 @@ use crate::proto::extension::{Listing, Offer};
 use crate::proto::qhlo_id::Point;
 use crate::proto::server::{Bounds, ClientInTrace, Opening, SenderCheck, Settings, Timeouts};
 use crate::relay::SyncPolicy;
+use crate::spool::once::OnceBounds;
 use crate::time::Now;
 use crate::tls::cache::SessionCache;
 use crate::tls::config::ServerSettings;
@@ -124,6 +126,7 @@ struct Service {
     sessions: Arc<dyn SessionStore>,
     users: Arc<Users>,
     passwords: Passwords,
+    once: Arc<OnceRegistry>,
     shards: Vec<RunningShard>,
     signals: flume::Receiver<i32>,
 }
@@ -195,6 +198,7 @@ impl Service {
             .map(|address| MetricsServer::start(address, Arc::clone(&metrics), health.clone()))
             .transpose()
             .map_err(|error| ServeError::of(Exit::Unavailable, error))?;
+        let once = open_once(&config, &metrics)?;
         let (listening, listeners) = open_listeners(&config)?;
         if config.sync == SyncPolicy::None {
             warnings.push(warning(
@@ -218,6 +222,7 @@ impl Service {
             sessions: Arc::new(sessions),
             users,
             passwords,
+            once,
             shards: Vec::new(),
             signals,
         };
@@ -254,6 +259,7 @@ impl Service {
                 addresses: Arc::clone(&addresses),
                 passwords: self.passwords.for_shard(passwords),
                 delivery: start_delivery(&self.config, number)?,
+                once: Arc::clone(&self.once),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),
                 orders: received,
@@ -309,6 +315,9 @@ impl Service {
         let now = self.clock.now();
         self.sessions.tick(now);
         self.users.reload_if_changed(&self.passwords);
+        if let Some(forgotten) = self.once.tick(now) {
+            self.report(forgotten);
+        }
         match self.secrets.rotate_if_due(now) {
             Ok(false) => {}
             Ok(true) => self.publish_settings(),
@@ -459,6 +468,13 @@ fn password_settings(config: &Config) -> PasswordSettings {
         },
         ..PasswordSettings::default()
     }
+}
+
+fn open_once(config: &Config, metrics: &Metrics) -> Result<Arc<OnceRegistry>, ServeError> {
+    let bounds = OnceBounds { retention: config.once_retention, tokens_max: config.once_max };
+    let registry = OnceRegistry::new(bounds, metrics.once())
+        .map_err(|error| ServeError::new(Exit::System, error, "see why the system's random device does not work"))?;
+    Ok(Arc::new(registry))
 }
 
 fn start_delivery(config: &Config, shard: u16) -> Result<Delivery, ServeError> {

@@ -1,5 +1,5 @@
 //! One shard: a core with its own executor, listeners, connections and buffers. Nothing here is shared on the way of a
-//! message but the session cache of TLS.
+//! message but the session cache of TLS, and of messages that bear a token the table of tokens.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -20,6 +20,7 @@ use super::connections::Connections;
 use super::delivery::Delivery;
 use super::listeners::Listener;
 use super::log_writer::Log;
+use super::once::OnceRegistry;
 use super::passwords::ShardPasswords;
 use crate::limits;
 use crate::observe::event::{ConnectionId, Event};
@@ -43,6 +44,7 @@ pub(super) struct ShardParts {
     pub(super) addresses: Arc<AddressCounts>,
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
+    pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
     pub(super) orders: flume::Receiver<Order>,
@@ -68,6 +70,7 @@ pub(super) struct Shard {
     pub(super) addresses: Arc<AddressCounts>,
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
+    pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
     pub(super) receive_buffer: RefCell<Box<[u8]>>,
@@ -117,6 +120,7 @@ async fn run(parts: ShardParts) -> usize {
         addresses: parts.addresses,
         passwords: parts.passwords,
         delivery: parts.delivery,
+        once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
         own_settings: RefCell::new((Arc::new(Settings::clone(&current)), current)),

@@ -3,6 +3,7 @@
 //! Pure functions and state over bytes: what a record looks like, which bytes are written where and when, what is found
 //! after a crash. Files, waits and clocks are the runtime's.
 
+pub mod once;
 mod place;
 mod progress;
 

@@ -13,6 +13,7 @@ mod delivery;
 mod greeting;
 mod logins;
 mod observing;
+mod once;
 mod reloading;
 mod starting;
 mod stopping;

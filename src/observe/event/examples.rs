@@ -6,8 +6,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{
     AcceptPaused, AuthFailed, AuthPutOff, CertificateReloadFailed, CertificateReloaded, ConnectionEnded, ConnectionId,
-    ConnectionRefused, DeliveryFault, Draining, Event, Listening, LogLinesDropped, MessageRefused, MessageStored,
-    Outcome, Ready, SessionPanicked, Stopped, TlsFacts, UsersReloadFailed, UsersReloaded, Warning,
+    ConnectionRefused, DeliveryFault, Draining, Event, Listening, LogLinesDropped, MessageRefused, MessageRepeated,
+    MessageStored, OnceTokensForgotten, Outcome, Ready, SessionPanicked, Stopped, TlsFacts, UsersReloadFailed,
+    UsersReloaded, Warning,
 };
 use crate::observe::label::{BodyKind, Bound, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
 
@@ -89,6 +90,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         auth_failed("ann").into(),
         auth_put_off().into(),
         message_stored().into(),
+        MessageRepeated { connection: ConnectionId(0xab), message: "m1".into(), user: "ann".into() }.into(),
         message_refused(552).into(),
         DeliveryFault { message: "m1".into(), recipient: None, reason: "disk full".into() }.into(),
         Listening { address: client(), listener: ListenerKind::Tls }.into(),
@@ -100,6 +102,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         UsersReloaded { users: 12 }.into(),
         UsersReloadFailed { reason: "line 3".into() }.into(),
         LogLinesDropped { lines: 7 }.into(),
+        OnceTokensForgotten { tokens: 3 }.into(),
         Draining { connections: 4, timeout: Duration::from_secs(30) }.into(),
         Stopped { connections_cut: 0, uptime: Duration::from_secs(60) }.into(),
     ]

@@ -49,6 +49,33 @@ impl Describe for MessageStored {
     }
 }
 
+/// A message that was stored before came again under the same token (`XONCE`): it was acknowledged and not stored.
+///
+/// Nothing need be done: a client did not learn what became of its message, and asked in the safe way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageRepeated {
+    /// The connection's number.
+    pub connection: ConnectionId,
+    /// The id under which it was stored the first time.
+    pub message: Box<str>,
+    /// Who submitted it.
+    pub user: UserName,
+}
+
+impl Describe for MessageRepeated {
+    const NAME: &'static str = "message_repeated";
+
+    fn severity(&self) -> Severity {
+        Severity::Info
+    }
+
+    fn describe(&self, fields: &mut dyn Fields) {
+        fields.text("id", &self.connection.to_string());
+        fields.text("message", &self.message);
+        fields.text("user", &self.user);
+    }
+}
+
 /// A message was refused, at MAIL, at its end or in between.
 ///
 /// A reply of 5xx is the client's affair and `reason` says which rule it met; 4xx is ours: look at memory and disk.

@@ -182,6 +182,27 @@ impl Describe for LogLinesDropped {
     }
 }
 
+/// Tokens of messages (`XONCE`) were forgotten before their time, because there were too many.
+///
+/// Raise `--once-max`, or lower `--once-retention`: a message sent again under one of them is stored twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnceTokensForgotten {
+    /// How many since the last such line.
+    pub tokens: u64,
+}
+
+impl Describe for OnceTokensForgotten {
+    const NAME: &'static str = "once_tokens_forgotten";
+
+    fn severity(&self) -> Severity {
+        Severity::Warning
+    }
+
+    fn describe(&self, fields: &mut dyn Fields) {
+        fields.number("tokens", self.tokens);
+    }
+}
+
 /// The service was told to stop: no new connections, and transactions under way may end.
 ///
 /// Nothing need be done; a second signal stops at once.

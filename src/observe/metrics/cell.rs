@@ -48,6 +48,11 @@ impl Gauge {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// The figure as somebody else has counted it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// The figure now.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

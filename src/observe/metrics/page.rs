@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::{Count, Counted, Counts, Gauge, Histogram, ServiceMetrics, ShardMetrics};
+use super::{Count, Counted, Counts, Gauge, Histogram, OnceMetrics, ServiceMetrics, ShardMetrics};
 use crate::observe::label::Label;
 
 impl Collector for Counted {
@@ -21,8 +21,24 @@ impl Collector for Counted {
         page.encode_tls()?;
         page.encode_commands()?;
         page.encode_messages()?;
+        encode_once(&mut encoder, &self.once)?;
         encode_service(&mut encoder, &self.service)
     }
+}
+
+fn encode_once(encoder: &mut DescriptorEncoder<'_>, once: &OnceMetrics) -> fmt::Result {
+    let help = "Tokens of stored messages that are known";
+    let mut metric = encoder.encode_descriptor("once_tokens", help, None, MetricType::Gauge)?;
+    metric.encode_gauge(&once.tokens.value())?;
+    let counts = [
+        ("once_tokens_forgotten", "Tokens forgotten before their time", &once.forgotten),
+        ("once_contended", "Times that two shards met at one part of the table of tokens", &once.contended),
+        ("once_waited", "Messages that waited for the first one under their token", &once.waited),
+    ];
+    for (name, help, count) in counts {
+        encode_value(&mut encoder.encode_descriptor(name, help, None, MetricType::Counter)?, count.value())?;
+    }
+    Ok(())
 }
 
 fn encode_service(encoder: &mut DescriptorEncoder<'_>, service: &ServiceMetrics) -> fmt::Result {
@@ -78,6 +94,9 @@ impl ShardPage<'_, '_> {
 
     fn encode_messages(&mut self) -> fmt::Result {
         self.count("messages_stored", "Messages stored durably", |shard| &shard.messages_stored)?;
+        self.count("messages_repeated", "Messages acknowledged again and not stored again", |shard| {
+            &shard.messages_repeated
+        })?;
         self.counts("messages_refused", "Messages refused, by class of reply", |shard| &shard.messages_refused)?;
         self.count("recipients", "Recipients of stored messages", |shard| &shard.recipients)?;
         self.bytes("message", "Bytes of stored messages", |shard| &shard.message_bytes)?;
