@@ -143,11 +143,12 @@ fn write_received(origin: &Origin<'_>, now: Now, out: &mut Vec<u8>) -> std::io::
         write_from(name, address, out)?;
     }
     write!(out, "by {} (onetrip) with {} id {}", origin.hostname, origin.with, origin.id)?;
-    if let Some(tls) = origin.tls {
-        write!(out, "\r\n\t({}) tls {}", tls.version, tls.cipher)?;
-    }
     if let Some(recipient) = origin.recipient {
         write!(out, "\r\n\tfor <{recipient}>")?;
+    }
+    // Clauses that were registered later come last (RFC 5321 §4.4).
+    if let Some(tls) = origin.tls {
+        write!(out, "\r\n\ttls {} ({})", tls.cipher, tls.version)?;
     }
     write!(out, ";\r\n\t")?;
     write_date(now, out)?;
@@ -198,8 +199,8 @@ mod tests {
             trace("Date: x\r\nMessage-ID: <y>\r\n\r\nbody\r\n", &origin()),
             "Received: from laptop.example ([192.0.2.7])\r\n\
              \tby mail.example (onetrip) with QSMTPSA id 0000000000000000\r\n\
-             \t(TLSv1.3) tls TLS_AES_128_GCM_SHA256\r\n\
-             \tfor <bob@example.org>;\r\n\
+             \tfor <bob@example.org>\r\n\
+             \ttls TLS_AES_128_GCM_SHA256 (TLSv1.3);\r\n\
              \tThu, 01 Jan 2026 00:00:00 +0000\r\n"
         );
     }
