@@ -36,6 +36,9 @@ pub const ENVID_BYTES_MAX: usize = 100;
 /// Longest ORCPT value in bytes (RFC 3461 §4.2).
 pub const ORCPT_BYTES_MAX: usize = 500;
 
+/// Longest AUTH parameter of MAIL in bytes (RFC 4954 §3).
+pub const MAIL_AUTH_BYTES_MAX: usize = 500;
+
 /// Longest `XONCE` token in bytes: what ENVID may have, so that one can serve as the other.
 pub const ONCE_TOKEN_BYTES_MAX: usize = 100;
 

@@ -4,7 +4,7 @@
 //! is allowed: that is the gate's business.
 
 use super::address::{self, Path};
-use crate::limits::{ENVID_BYTES_MAX, ONCE_TOKEN_BYTES_MAX, ORCPT_BYTES_MAX};
+use crate::limits::{ENVID_BYTES_MAX, MAIL_AUTH_BYTES_MAX, ONCE_TOKEN_BYTES_MAX, ORCPT_BYTES_MAX};
 
 /// What kind of command a line is, known even when its arguments are not in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,16 +374,18 @@ fn mail(arguments: Option<&[u8]>) -> Result<Mail<'_>, Syntax> {
         requires_tls: false,
         extended: false,
     };
+    let mut seen = Seen::default();
     for parameter in words(rest) {
-        mail_parameter(&mut mail, parameter)?;
+        let (keyword, value) = keyword_and_value(parameter);
+        seen.note(keyword)?;
+        mail_parameter(&mut mail, keyword, value)?;
         mail.extended = true;
     }
     Ok(mail)
 }
 
-fn mail_parameter<'a>(mail: &mut Mail<'a>, parameter: &'a [u8]) -> Result<(), Syntax> {
-    let (keyword, value) = keyword_and_value(parameter);
-    match (Keyword::of(keyword), value) {
+fn mail_parameter<'a>(mail: &mut Mail<'a>, keyword: Keyword, value: Option<&'a [u8]>) -> Result<(), Syntax> {
+    match (keyword, value) {
         (Keyword::Size, Some(value)) => mail.size = Some(number(value).ok_or(Syntax::Arguments)?),
         (Keyword::Body, Some(value)) => mail.body = body(value)?,
         (Keyword::SmtpUtf8, None) => mail.smtputf8 = true,
@@ -392,7 +394,9 @@ fn mail_parameter<'a>(mail: &mut Mail<'a>, parameter: &'a [u8]) -> Result<(), Sy
         (Keyword::Once, Some(value)) => mail.once = Some(xtext(value, ONCE_TOKEN_BYTES_MAX)?),
         (Keyword::RequireTls, None) => mail.requires_tls = true,
         // The client vouches for somebody else (RFC 4954 §5). Nobody is trusted to, so it is read and forgotten.
-        (Keyword::Auth, Some(_)) => {}
+        (Keyword::Auth, Some(value)) => {
+            xtext(value, MAIL_AUTH_BYTES_MAX)?;
+        }
         (Keyword::Other | Keyword::Notify | Keyword::Orcpt, _) => return Err(Syntax::Parameter),
         _ => return Err(Syntax::Arguments),
     }
@@ -405,9 +409,11 @@ fn rcpt(arguments: Option<&[u8]>) -> Result<Rcpt<'_>, Syntax> {
         return Err(Syntax::Path);
     }
     let mut rcpt = Rcpt { path, notify: None, orcpt: None, extended: false };
+    let mut seen = Seen::default();
     for parameter in words(rest) {
         let (keyword, value) = keyword_and_value(parameter);
-        match (Keyword::of(keyword), value) {
+        seen.note(keyword)?;
+        match (keyword, value) {
             (Keyword::Notify, Some(value)) => rcpt.notify = Some(notify(value)?),
             (Keyword::Orcpt, Some(value)) => rcpt.orcpt = Some(original_recipient(value)?),
             (Keyword::Notify | Keyword::Orcpt, None) => return Err(Syntax::Arguments),
@@ -419,6 +425,7 @@ fn rcpt(arguments: Option<&[u8]>) -> Result<Rcpt<'_>, Syntax> {
 }
 
 /// The parameters that MAIL and RCPT know.
+#[derive(Clone, Copy)]
 enum Keyword {
     Size,
     Body,
@@ -458,11 +465,26 @@ impl Keyword {
     }
 }
 
-fn keyword_and_value(parameter: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match parameter.iter().position(|byte| *byte == b'=') {
+/// The parameters that one command has had so far.
+#[derive(Default)]
+struct Seen(u16);
+
+impl Seen {
+    /// None may come twice (RFC 3461 §4.5): nobody could say which of the two is meant.
+    fn note(&mut self, keyword: Keyword) -> Result<(), Syntax> {
+        let bit = 1 << keyword as u16;
+        let is_new = self.0 & bit == 0;
+        self.0 |= bit;
+        if is_new { Ok(()) } else { Err(Syntax::Arguments) }
+    }
+}
+
+fn keyword_and_value(parameter: &[u8]) -> (Keyword, Option<&[u8]>) {
+    let (word, value) = match parameter.iter().position(|byte| *byte == b'=') {
         Some(equals) => (&parameter[..equals], Some(&parameter[equals + 1..])),
         None => (parameter, None),
-    }
+    };
+    (Keyword::of(word), value)
 }
 
 fn body(value: &[u8]) -> Result<Body, Syntax> {
@@ -581,10 +603,23 @@ mod tests {
             ("MAIL FROM:<a@b> BODY=9BIT", Syntax::Arguments),
             ("MAIL FROM:<a@b> SMTPUTF8=1", Syntax::Arguments),
             ("MAIL FROM:<a@b> ENVID=a+zz", Syntax::Arguments),
+            ("MAIL FROM:<a@b> AUTH", Syntax::Arguments),
+            ("MAIL FROM:<a@b> AUTH=a=b", Syntax::Arguments),
+            ("MAIL FROM:<a@b> AUTH=a+3dc@d", Syntax::Arguments),
             ("MAIL FROM:<a@b> NOTIFY=NEVER", Syntax::Parameter),
             ("MAIL FROM:<a@b> XFOO=1", Syntax::Parameter),
         ] {
             assert_eq!(command(line), Err(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_parameter_may_come_twice() {
+        for twice in ["SIZE=1 SIZE=1", "RET=FULL RET=HDRS", "ENVID=a SIZE=1 envid=a", "SMTPUTF8 SMTPUTF8"] {
+            assert_eq!(command(&format!("MAIL FROM:<a@b> {twice}")), Err(Syntax::Arguments), "{twice}");
+        }
+        for twice in ["NOTIFY=NEVER NOTIFY=DELAY", "ORCPT=rfc822;a@b ORCPT=rfc822;a@b"] {
+            assert_eq!(command(&format!("RCPT TO:<a@b> {twice}")), Err(Syntax::Arguments), "{twice}");
         }
     }
 
