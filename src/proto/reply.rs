@@ -153,12 +153,14 @@ replies! {
     ENCRYPTION_REQUIRED = "538 5.7.11 Encryption required for requested authentication mechanism";
     /// A message with a CR or LF that stands alone (RFC 5321 §2.3.8).
     BARE_NEWLINE_IN_MESSAGE = "550 5.6.0 The message contains a bare CR or LF";
+    /// A sender with characters that need SMTPUTF8 (RFC 6531 §3.5).
+    UTF8_SENDER = "550 5.6.7 An address with non-ASCII characters needs SMTPUTF8";
+    /// A sender that this user may not use (RFC 6409 §6.1).
+    SENDER_NOT_ALLOWED = "550 5.7.1 This sender address is not yours to use";
     /// A message larger than allowed (RFC 1870 §6).
     MESSAGE_TOO_LARGE = "552 5.3.4 The message is larger than this server accepts";
-    /// An address with characters that need SMTPUTF8 (RFC 6531 §3.5).
-    UTF8_ADDRESS = "553 5.6.7 An address with non-ASCII characters needs SMTPUTF8";
-    /// A sender that this user may not use (RFC 6409 §6.1).
-    SENDER_NOT_ALLOWED = "553 5.7.1 This sender address is not yours to use";
+    /// A recipient with characters that need SMTPUTF8 (RFC 6531 §3.5).
+    UTF8_RECIPIENT = "553 5.6.7 An address with non-ASCII characters needs SMTPUTF8";
     /// DATA or BDAT when no recipient was accepted (RFC 2920 §3.1).
     NO_RECIPIENTS = "554 5.5.1 No valid recipients";
     /// A message that has passed too many servers (RFC 5321 §6.3).

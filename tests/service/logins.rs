@@ -53,7 +53,7 @@ fn a_user_may_be_held_to_senders() {
     site.add_user(USER, PASSWORD, &["ann@example.org", "@example.net"]);
     let server = site.serve(&["--enforce-sender", "on"]);
     let mut client = Client::logged_in(&server);
-    client.ask("MAIL FROM:<bob@example.org>", "553 5.7.1");
+    client.ask("MAIL FROM:<bob@example.org>", "550 5.7.1");
     for sender in ["ann@example.org", "anybody@example.net"] {
         client.ask(&format!("MAIL FROM:<{sender}>"), "250");
         client.ask("RSET", "250");

@@ -189,7 +189,7 @@ fn a_message_that_went_round_in_circles_is_refused() {
 #[test]
 fn a_user_may_name_only_the_senders_that_are_theirs() {
     let mut talk = Talk::logged_in();
-    assert!(talk.say("MAIL FROM:<ann@elsewhere.example>\r\n").starts_with("553 5.7.1"));
+    assert!(talk.say("MAIL FROM:<ann@elsewhere.example>\r\n").starts_with("550 5.7.1"));
     assert!(talk.say("MAIL FROM:<>\r\nRSET\r\n").starts_with("250 2.1.0"));
     assert!(talk.say("MAIL FROM:<anyone@EXAMPLE.org>\r\n").starts_with("250 2.1.0"));
 }

@@ -57,7 +57,7 @@ impl Server {
             SenderCheck::Enforced => self.member.as_ref().is_some_and(|member| member.senders.allow(address)),
         };
         match mail {
-            _ if mail.path.needs_smtputf8() && !mail.smtputf8 => Some(reply::UTF8_ADDRESS),
+            _ if mail.path.needs_smtputf8() && !mail.smtputf8 => Some(reply::UTF8_SENDER),
             _ if mail.size.is_some_and(|size| size > self.settings.bounds.message_bytes_max) => {
                 Some(reply::MESSAGE_TOO_LARGE)
             }
@@ -69,7 +69,7 @@ impl Server {
     pub(super) fn handle_rcpt(&mut self, rcpt: &Rcpt<'_>, out: &mut Vec<u8>) {
         let envelope = &mut self.message.envelope;
         if rcpt.path.needs_smtputf8() && !envelope.smtputf8() {
-            self.refuse(reply::UTF8_ADDRESS, out);
+            self.refuse(reply::UTF8_RECIPIENT, out);
         } else if envelope.recipient_count() >= self.settings.bounds.recipients_max as usize {
             // Not an error of the client's: it sends the rest with another message (RFC 5321 §4.5.3.1.10).
             say(reply::TOO_MANY_RECIPIENTS, out);
