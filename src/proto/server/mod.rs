@@ -366,7 +366,9 @@ impl Server {
             Scan::TooLong => self.refuse_long_line(out),
             Scan::BareNewline => self.end_with(reply::BARE_NEWLINE, Outcome::BareNewline, out),
         }
-        if matches!(self.state, State::Challenged(_) | State::Verifying(_) | State::AuthFailed(_)) {
+        // Not the beginning of a line whose end is still to come.
+        let bore_a_secret = matches!(self.state, State::Challenged(_) | State::Verifying(_) | State::AuthFailed(_));
+        if bore_a_secret && !reader.is_midway() {
             reader.wipe();
         }
         self.line = reader;

@@ -17,6 +17,7 @@ use crate::proto::qhlo_id::{Binding, Point, QhloIds};
 use crate::time::Now;
 
 const LOGIN: &str = "EHLO client.example\r\nAUTH PLAIN AGFubgBzZWNyZXQ=\r\n";
+const LOGIN_RESPONSE: &str = "AGFubgBzZWNyZXQ=\r\n";
 const TRANSACTION: &str = "MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\n";
 const MESSAGE: &str = "Subject: hello\r\n\r\nHello, Bob.\r\n";
 
@@ -332,6 +333,22 @@ fn an_auth_line_may_be_long_and_no_other() {
     assert!(talk.say(&format!("NOOP {}\r\n", "x".repeat(3_000))).starts_with("500 5.5.2"));
     assert!(talk.say(&format!("AUTH PLAIN {}\r\n", "A".repeat(11_000))).starts_with("501 5.5.2"));
     assert!(talk.say(&format!("AUTH PLAIN {}\r\n", "A".repeat(13_000))).starts_with("500 5.5.2"));
+}
+
+#[test]
+fn responses_and_what_follows_a_failed_login_may_arrive_in_pieces() {
+    for cut in 0..=LOGIN_RESPONSE.len() {
+        let mut talk = Talk::secured();
+        assert!(talk.say("EHLO client.example\r\nAUTH PLAIN\r\n").ends_with("334 \r\n"));
+        let (before, after) = LOGIN_RESPONSE.split_at(cut);
+        assert_eq!(talk.say(before) + &talk.say(after), "", "cut at {cut}");
+        assert!(matches!(talk.server.poll_action(), Some(Action::Verify(_))), "cut at {cut}");
+        talk.reply(|server, out| server.handle_verdict(Verdict::Denied { delay: Duration::ZERO }, out));
+        let chunk = "BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n";
+        let (before, after) = chunk.split_at(cut.min(chunk.len()));
+        let replies = talk.say(before) + &talk.say(after);
+        assert_eq!(replies, "530 5.7.0 Authentication failure\r\n250 2.0.0 OK\r\n", "cut at {cut}");
+    }
 }
 
 #[test]
