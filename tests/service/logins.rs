@@ -54,6 +54,8 @@ fn a_user_may_be_held_to_senders() {
     let server = site.serve(&["--enforce-sender", "on"]);
     let mut client = Client::logged_in(&server);
     client.ask("MAIL FROM:<bob@example.org>", "550 5.7.1");
+    let refused = server.event("message_refused");
+    assert_eq!((&refused["user"], &refused["reply_code"]), (&USER.into(), &550.into()), "{refused}");
     for sender in ["ann@example.org", "anybody@example.net"] {
         client.ask(&format!("MAIL FROM:<{sender}>"), "250");
         client.ask("RSET", "250");
