@@ -190,6 +190,11 @@ mod tests {
     }
 
     #[test]
+    fn no_constant_reply_is_a_521() {
+        assert!(ALL.iter().all(|reply| reply.code() != 521), "only the list after a wrong id is (draft §8)");
+    }
+
+    #[test]
     fn every_reply_is_one_line_within_the_bound_of_rfc_5321() {
         for reply in ALL {
             let bytes = reply.bytes();
