@@ -8,6 +8,7 @@
 //! | measure it, or another server | [`measuring`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`] |
 //! | know the code | [`life_of_a_connection`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
+//! | know what the RFCs ask, and what answers it | [`coverage`] |
 //! | use the protocol core in another program | [`library`] |
 //!
 //! It must not say what is not so: `tests/manual.rs` holds the pages against the tree where a test can.
@@ -50,6 +51,9 @@ pub mod dependencies {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("coverage.md")]
+pub mod coverage {}
 
 #[doc = include_str!("library.md")]
 pub mod library {}
