@@ -348,6 +348,45 @@ pub const ONCE_FORGOTTEN_REMINDER: Duration = Duration::from_secs(60);
 /// Longest text in bytes that is kept of what the last attempt came to: a reply of several lines fits.
 pub const LAST_REPLY_BYTES_MAX: usize = 512;
 
+/// Default of `--retry-min`: the wait after the first attempt that was put off; it doubles with each further one. A
+/// minute is what greylisting hosts (RFC 6647 §4.1) commonly ask for.
+pub const RETRY_MIN: Duration = Duration::from_secs(60);
+
+/// Default of `--retry-max`: the longest wait between two attempts. RFC 5321 §4.5.4.1 asks for at least 30 minutes in
+/// general; an hour is as gentle as mail may be late.
+pub const RETRY_MAX: Duration = Duration::from_secs(3_600);
+
+/// Longest first wait before a destination that could not be reached is tried again. Shorter than the wait of a single
+/// message: one attempt stands for all that waits, and most such times are restarts of a few seconds.
+pub const PROBE_WAIT: Duration = Duration::from_secs(5);
+
+/// Default of `--queue-lifetime`: how long a message may wait before its sender gets it back (RFC 5321 §4.5.4.1: at least
+/// four to five days).
+pub const QUEUE_LIFETIME: Duration = Duration::from_secs(5 * 86_400);
+
+/// Default of `--delay-warning`: the age at which a sender who asked for it is told that a message is late.
+pub const DELAY_WARNING: Duration = Duration::from_secs(4 * 3_600);
+
+/// Default of `--queue-max`: messages in the queues of all shards together. They take under 200 bytes of memory each.
+pub const QUEUE_MAX: u64 = 1_000_000;
+
+/// Most bytes of different texts of last replies that one shard keeps in memory; beyond that, new ones are only logged.
+pub const REPLIES_KEPT_BYTES_MAX: usize = 8 << 20;
+
+/// Messages of one shard that are given back, or warned of, at the same time: each is read from the spool, and a report
+/// about it written there.
+pub const REPORTS_IN_FLIGHT_MAX: u32 = 16;
+
+/// Messages that are looked at in one go for whether their senders want to hear that they are late: a millisecond's work.
+pub const WARNING_LOOKS_MAX: usize = 4_096;
+
+/// Largest message in bytes that is given back whole in a report, when its sender asked for that (`RET=FULL`); of a larger
+/// one the header is. Reports must not become a burden to who gets them.
+pub const RETURNED_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes of a header that is given back in a report.
+pub const RETURNED_HEADER_BYTES_MAX: usize = 64 << 10;
+
 /// A client's connection gathers so many bytes before it asks for them to be sent, so that a large message is not held
 /// whole and ciphertext leaves in large writes.
 pub const CLIENT_FLUSH_BYTES: usize = 4 * CLIENT_PIECE_BYTES;

@@ -64,11 +64,30 @@ impl MessageId {
         Self(name)
     }
 
+    /// When the message was received, on the wall clock since the Unix epoch: the name begins with it.
+    pub fn received(&self) -> Duration {
+        let digits = self.0[..Self::TIME_DIGITS].iter().map(|digit| digit_value(*digit).unwrap_or_default());
+        Duration::from_micros(digits.fold(0, |value, digit| value << 5 | digit))
+    }
+
+    /// The first of all possible names that begin with `beginning`: the name itself, if `beginning` is a whole one. `None`
+    /// if no name can begin so.
+    pub fn first_with(beginning: &str) -> Option<Self> {
+        let mut name = Self::NONE;
+        name.0.get_mut(..beginning.len())?.copy_from_slice(beginning.as_bytes());
+        name.0.iter().all(|digit| digit_value(*digit).is_some()).then_some(name)
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         // Only letters and digits of `ALPHABET` are ever written.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
+}
+
+/// What a digit stands for; `None` for anything else.
+fn digit_value(digit: u8) -> Option<u64> {
+    MessageId::ALPHABET.iter().position(|known| *known == digit).map(|value| value as u64)
 }
 
 /// Writes the lowest five bits of `value` last; what does not fit is dropped.
@@ -110,5 +129,24 @@ mod tests {
         let next = MessageId::new(Duration::from_micros(1_700_000_000_000_000), 0, 1);
         assert!(base < next && next < elsewhere && elsewhere < later);
         assert_eq!(base.as_str().len(), 16);
+    }
+
+    #[test]
+    fn a_name_tells_when_its_message_was_received() {
+        let received = Duration::from_micros(1_700_000_000_123_456);
+        assert_eq!(MessageId::new(received, 7, 9).received(), received);
+        assert_eq!(MessageId::NONE.received(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_beginning_gives_the_first_name_that_has_it() {
+        let id = MessageId::new(Duration::from_micros(1_700_000_000_123_456), 7, 9);
+        assert_eq!(MessageId::first_with(id.as_str()), Some(id));
+        let first = MessageId::first_with(&id.as_str()[..5]).unwrap();
+        assert!(first <= id && first.as_str() == format!("{}00000000000", &id.as_str()[..5]));
+        assert_eq!(MessageId::first_with(""), Some(MessageId::NONE));
+        for none in ["i", "0l", "A", "é", "00000000000000000"] {
+            assert_eq!(MessageId::first_with(none), None, "{none}");
+        }
     }
 }

@@ -163,7 +163,7 @@ fn write_from(name: &str, address: IpAddr, out: &mut Vec<u8>) -> std::io::Result
 }
 
 /// A date of RFC 5322 §3.3, in UTC.
-fn write_date(now: Now, out: &mut Vec<u8>) -> std::io::Result<()> {
+pub(crate) fn write_date(now: Now, out: &mut Vec<u8>) -> std::io::Result<()> {
     let seconds = i64::try_from(now.unix.as_secs()).unwrap_or_default();
     let date = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     date.format_into(out, &Rfc2822).map(|_| ()).map_err(std::io::Error::other)

@@ -2,8 +2,11 @@
 //!
 //! It must not touch the place itself: no file and no socket is known here.
 
+pub mod bounce;
 pub mod mailbox;
 pub mod outcome;
+pub mod queue;
+pub mod route;
 
 use std::fmt;
 use std::net::Ipv6Addr;
