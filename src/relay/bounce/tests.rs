@@ -1,3 +1,5 @@
+//! What a report says, to whom, and what it must never contain.
+
 use std::time::Duration;
 
 use super::{Action, Circumstances, Told, late, report, settled};

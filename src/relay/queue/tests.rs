@@ -1,3 +1,5 @@
+//! The queue, one rule at a time.
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
