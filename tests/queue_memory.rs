@@ -83,8 +83,9 @@ fn a_queued_message_has_less_than_200_bytes_new_or_put_off() {
         queue.handle_result(now, &attempt, &result);
     }
     let put_off = (held() - before) / i64::from(MESSAGES);
+    drop(queue);
+    let left = held() - before;
     eprintln!("{new} bytes of a new message, {put_off} of one that was put off");
     assert!(new < BYTES_MAX && put_off < BYTES_MAX, "{new}, {put_off}");
-    drop(queue);
-    assert_eq!(held() - before, 0, "nothing is left of it");
+    assert_eq!(left, 0, "nothing is left of it");
 }
