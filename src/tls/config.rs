@@ -1,20 +1,22 @@
 //! What a server is ready to agree to, prepared once so that a new session costs nothing but its own memory.
 //!
 //! Certificates can be replaced at any time: the next handshake has the new ones, and no connection is dropped. Nothing
-//! else changes while the process lives. Must not read files or decide when to reload.
+//! else changes while the process lives. Listeners that differ in what a returning client may do have configurations of
+//! their own ([`Returning`]). Must not read files or decide when to reload.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 
 use super::certificate::Certificate;
 use super::provider::provider;
-use super::store::{LibraryStore, SessionStore};
+use super::store::{LibraryStore, SessionStore, StoredTickets};
 use super::{Version, Versions};
+use crate::limits;
 
 /// What an operator decides about the TLS of a listener.
 #[derive(Clone, Debug)]
@@ -23,8 +25,28 @@ pub struct ServerSettings {
     pub certificates: Arc<Certificates>,
     /// The oldest version of the protocol that is accepted.
     pub minimum_version: Version,
-    /// Where sessions are kept for resumption. All listeners of a process share one.
+    /// Where sessions are kept for resumption. All listeners of a process that agree in `returning` share one; others
+    /// must not, or a session would carry over to one listener what only another one allows.
     pub sessions: Arc<dyn SessionStore>,
+    /// What a client that was here before may do.
+    pub returning: Returning,
+}
+
+/// What a client that was here before may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Returning {
+    /// Nothing: it gets no ticket, and every handshake is a full one.
+    StartAnew,
+    /// Resume its session.
+    Resume,
+    /// Resume its session, and send early data with its first flight (RFC 8446 §2.3).
+    #[default]
+    SendEarlyData,
+}
+
+impl Returning {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::StartAnew, Self::Resume, Self::SendEarlyData];
 }
 
 /// The server's side of all handshakes, ready made in the variants that the TLS library cannot choose between by itself.
@@ -160,14 +182,30 @@ fn server_config(settings: &ServerSettings) -> ServerConfig {
         .expect("the provider has suites for both versions")
         .with_no_client_auth()
         .with_cert_resolver(certificates);
-    config.session_storage = Arc::new(LibraryStore::new(Arc::clone(&settings.sessions)));
     // The greeting leaves in the server's first flight. Sound, because clients are never asked for certificates.
     config.send_half_rtt_data = true;
+    // One number, always: what is skipped of early data that is rejected is bounded by it too, and a client whose ticket
+    // promised more than that would be cut off instead of falling back.
+    config.max_early_data_size = u32::try_from(limits::TLS_EARLY_DATA_BYTES_MAX).expect("the bound is small");
     // A second ticket would cost its store entry and its bytes on every connection; clients that need more open one by one.
     config.send_tls13_tickets = 1;
-    // No early data is announced, so none can be replayed.
-    config.max_early_data_size = 0;
+    keep_sessions(&mut config, settings);
     config
+}
+
+fn keep_sessions(config: &mut ServerConfig, settings: &ServerSettings) {
+    let sessions = || Arc::clone(&settings.sessions);
+    match settings.returning {
+        Returning::StartAnew => {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Returning::Resume => {
+            config.session_storage = Arc::new(LibraryStore::new(sessions()));
+            config.ticketer = Arc::new(StoredTickets::new(sessions(), config.crypto_provider().secure_random));
+        }
+        Returning::SendEarlyData => config.session_storage = Arc::new(LibraryStore::new(sessions())),
+    }
 }
 
 /// The ALPN protocol of those mail clients that name one.

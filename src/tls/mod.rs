@@ -10,7 +10,12 @@ pub mod cache;
 pub mod certificate;
 pub mod client;
 pub mod config;
+mod early;
+#[cfg(test)]
+mod early_tests;
+mod hello;
 pub mod provider;
+mod record;
 pub mod session;
 pub mod store;
 #[cfg(test)]

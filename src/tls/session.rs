@@ -11,7 +11,9 @@
 //!
 //! One turn: `receive` until all is taken, reading the plaintext each time; `write` the answers; `send` once. Whatever
 //! belongs together then leaves together: with TLS 1.3 a greeting that was written before the client said anything is in
-//! the server's first flight.
+//! the server's first flight, and so are the answers to early data (RFC 8446 §2.3), which comes before the client's
+//! Finished and may therefore be a copy that somebody else sends. What that is allowed to do is not decided here; but of
+//! every byte it is known which of the two it is ([`Origin`]).
 //!
 //! Must not hold more than the bounds in [`limits`], nor know what the plaintext means.
 
@@ -22,12 +24,15 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
 use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, ConnectionCommon, Error, HandshakeKind, ProtocolVersion,
-    ServerConnection,
+    CipherSuite, ClientConfig, ClientConnection, ConnectionCommon, Error, HandshakeKind, PeerMisbehaved,
+    ProtocolVersion, ServerConnection,
 };
 
 use super::Version;
 use super::config::ServerConfigs;
+use super::early::{EarlyInput, Passed, Skipper, TooMuchSkipped};
+use super::hello::offers_early_data;
+use super::record::{Part, RecordCursor};
 use crate::limits;
 
 /// The server's end of a TLS session.
@@ -46,7 +51,7 @@ enum Stage {
     /// The ClientHello is not complete.
     Listening(Listening),
     /// Handshake and everything after.
-    Running(ServerConnection),
+    Running(Running),
     /// The ClientHello was none, or asked for what we do not have.
     Refused(Refused),
 }
@@ -54,13 +59,13 @@ enum Stage {
 impl Session {
     /// Waits for a client.
     pub fn new(configs: Arc<ServerConfigs>) -> Self {
-        let listening = Listening { acceptor: Acceptor::default(), configs, waiting: Vec::new() };
-        Self { stage: Stage::Listening(listening), flow: Flow::default() }
+        Self { stage: Stage::Listening(Listening::new(configs)), flow: Flow::default() }
     }
 
     /// Takes bytes from the network and works through them. Returns how many were taken: fewer than all means that there
-    /// is plaintext to be read first; then call again with the rest. After the peer's close_notify everything is taken and
-    /// ignored (RFC 8446 §6.1).
+    /// is plaintext to be read first; then call again with the rest. Early data is always taken, up to
+    /// [`limits::TLS_EARLY_DATA_BYTES_MAX`] of it, so that whoever waits for the client's Finished gets to it. After the
+    /// peer's close_notify everything is taken and ignored (RFC 8446 §6.1).
     ///
     /// # Errors
     ///
@@ -72,17 +77,18 @@ impl Session {
         if let Stage::Listening(_) = self.stage {
             self.listen(&mut rest)?;
         }
-        if let Stage::Running(connection) = &mut self.stage {
-            self.flow.receive(connection, &mut rest)?;
+        if let Stage::Running(running) = &mut self.stage {
+            running.receive(&mut self.flow, &mut rest)?;
         }
         Ok(ciphertext.len() - rest.len())
     }
 
-    /// Decrypted bytes that were not consumed yet: the content of one record at most. Empty if there is none.
-    pub fn plaintext(&mut self) -> &[u8] {
+    /// Decrypted bytes that were not consumed yet, and how they came: all early data that is there, or else the content of
+    /// one record at most. Empty if there is none.
+    pub fn plaintext(&mut self) -> Plaintext<'_> {
         match &mut self.stage {
-            Stage::Running(connection) => plaintext(connection),
-            Stage::Listening(_) | Stage::Refused(_) => &[],
+            Stage::Running(running) => running.plaintext(),
+            Stage::Listening(_) | Stage::Refused(_) => Plaintext { bytes: &[], origin: Origin::Confirmed },
         }
     }
 
@@ -93,7 +99,7 @@ impl Session {
     /// If there are not as many.
     pub fn consume(&mut self, bytes: usize) {
         match &mut self.stage {
-            Stage::Running(connection) => connection.reader().consume(bytes),
+            Stage::Running(running) => running.consume(bytes),
             Stage::Listening(_) | Stage::Refused(_) => assert_eq!(bytes, 0, "more consumed than there is"),
         }
     }
@@ -108,7 +114,7 @@ impl Session {
         }
         match &mut self.stage {
             Stage::Listening(listening) => listening.write(plaintext),
-            Stage::Running(connection) => write(connection, plaintext),
+            Stage::Running(running) => write(&mut running.connection, plaintext),
             Stage::Refused(_) => plaintext.len(),
         }
     }
@@ -117,7 +123,7 @@ impl Session {
     pub fn send(&mut self, ciphertext: &mut Vec<u8>) {
         match &mut self.stage {
             Stage::Listening(_) => {}
-            Stage::Running(connection) => send(connection, ciphertext),
+            Stage::Running(running) => running.send(ciphertext),
             Stage::Refused(refused) => refused.send(ciphertext),
         }
     }
@@ -126,23 +132,33 @@ impl Session {
     pub fn has_output(&self) -> bool {
         match &self.stage {
             Stage::Listening(_) => false,
-            Stage::Running(connection) => connection.wants_write(),
+            Stage::Running(running) => running.connection.wants_write(),
             Stage::Refused(refused) => refused.alert.is_some(),
         }
     }
 
-    /// What was agreed, once the handshake is complete.
+    /// What was agreed, as soon as plaintext can come: once the handshake is complete, or before that, once early data is
+    /// accepted.
     pub fn facts(&self) -> Option<Facts<'_>> {
         match &self.stage {
-            Stage::Running(connection) => facts(connection, connection.server_name()),
-            Stage::Listening(_) | Stage::Refused(_) => None,
+            Stage::Running(running) if running.early.outcome == EarlyOutcome::Accepted => running.agreed(),
+            Stage::Running(running) if !running.connection.is_handshaking() => running.agreed(),
+            Stage::Running(_) | Stage::Listening(_) | Stage::Refused(_) => None,
         }
     }
 
-    /// Whether the handshake is not complete yet.
+    /// What became of the client's early data; known as soon as its ClientHello is answered.
+    pub fn early_outcome(&self) -> EarlyOutcome {
+        match &self.stage {
+            Stage::Running(running) => running.early.outcome,
+            Stage::Listening(_) | Stage::Refused(_) => EarlyOutcome::None,
+        }
+    }
+
+    /// Whether the handshake is not complete yet: until it is, all that was read is early data.
     pub fn is_handshaking(&self) -> bool {
         match &self.stage {
-            Stage::Running(connection) => connection.is_handshaking(),
+            Stage::Running(running) => running.connection.is_handshaking(),
             Stage::Listening(_) | Stage::Refused(_) => true,
         }
     }
@@ -156,8 +172,8 @@ impl Session {
     /// Says that nothing more will be sent (close_notify), after what was written before.
     pub fn close(&mut self) {
         self.flow.close();
-        if let Stage::Running(connection) = &mut self.stage {
-            connection.send_close_notify();
+        if let Stage::Running(running) = &mut self.stage {
+            running.connection.send_close_notify();
         }
     }
 
@@ -165,7 +181,7 @@ impl Session {
     /// bytes arrive.
     pub fn rest(&mut self) {
         match &mut self.stage {
-            Stage::Running(connection) => rest(connection),
+            Stage::Running(running) => running.rest(),
             Stage::Listening(_) | Stage::Refused(_) => {}
         }
     }
@@ -189,6 +205,7 @@ impl Session {
     fn open(&mut self, accepted: Accepted) -> Result<(), TlsFailure> {
         let Stage::Listening(listening) = &mut self.stage else { return Ok(()) };
         let config = listening.configs.choose(&accepted.client_hello());
+        let is_early_data_offered = offers_early_data(&listening.heard);
         let waiting = std::mem::take(&mut listening.waiting);
         let mut connection = match accepted.into_connection(config) {
             Ok(connection) => connection,
@@ -202,10 +219,10 @@ impl Session {
         if self.flow.cannot_send() {
             connection.send_close_notify();
         }
-        // What came in one piece with the ClientHello is inside already.
-        let result = self.flow.process(&mut connection);
-        self.stage = Stage::Running(connection);
-        result
+        let outcome = EarlyOutcome::of(is_early_data_offered, connection.early_data().is_some());
+        let running = Running { connection, early: EarlyInput::new(outcome), skipper: Skipper::default() };
+        self.stage = Stage::Running(running);
+        Ok(())
     }
 
     fn refuse(&mut self, error: Error, alert: Option<AcceptedAlert>) -> TlsFailure {
@@ -234,7 +251,7 @@ struct Early {
 /// What became of a client's early data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlyOutcome {
-    /// None was sent.
+    /// There was none.
     None,
     /// The server took it.
     Accepted,
@@ -386,6 +403,34 @@ impl ClientSession {
 /// What a full record of early data takes of the server's allowance.
 const FULL_RECORD_BYTES: usize = limits::TLS_RECORD_BYTES_MAX + limits::TLS_RECORD_OVERHEAD_BYTES;
 
+/// Decrypted bytes at the server's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plaintext<'a> {
+    /// The bytes.
+    pub bytes: &'a [u8],
+    /// How they came.
+    pub origin: Origin,
+}
+
+/// Whether the client that now speaks is known to have sent these bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// They came as early data. Somebody may have held them back, and sends them in the client's place.
+    Early,
+    /// They came behind the client's Finished.
+    Confirmed,
+}
+
+impl EarlyOutcome {
+    fn of(is_offered: bool, is_accepted: bool) -> Self {
+        match (is_offered, is_accepted) {
+            (_, true) => Self::Accepted,
+            (true, false) => Self::Rejected,
+            (false, false) => Self::None,
+        }
+    }
+}
+
 /// What a handshake agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts<'a> {
@@ -458,14 +503,27 @@ impl std::error::Error for TlsFailure {
 struct Listening {
     acceptor: Acceptor,
     configs: Arc<ServerConfigs>,
+    records: RecordCursor,
+    /// What the acceptor has taken: the records of a ClientHello, of at most 64 KiB.
+    heard: Vec<u8>,
     /// Plaintext that was written before the client said anything.
     waiting: Vec<u8>,
 }
 
 impl Listening {
-    /// Takes some bytes. Returns the ClientHello when it is complete.
+    fn new(configs: Arc<ServerConfigs>) -> Self {
+        let records = RecordCursor::default();
+        Self { acceptor: Acceptor::default(), configs, records, heard: Vec::new(), waiting: Vec::new() }
+    }
+
+    /// Takes some bytes. Returns the ClientHello when it is complete. Nothing that follows it is taken: the library would keep
+    /// it, and what becomes of it is not decided yet.
     fn hear(&mut self, rest: &mut &[u8]) -> Result<Option<Accepted>, (Error, Option<AcceptedAlert>)> {
-        self.acceptor.read_tls(rest).map_err(|_| (message_too_large(), None))?;
+        let (Part::Header(mut part) | Part::Content(mut part)) = self.records.next(rest);
+        self.heard.extend_from_slice(part);
+        while !part.is_empty() {
+            self.acceptor.read_tls(&mut part).map_err(|_| (message_too_large(), None))?;
+        }
         self.acceptor.accept().map_err(|(error, alert)| (error, Some(alert)))
     }
 
@@ -479,6 +537,72 @@ impl Listening {
 impl fmt::Debug for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listening").finish_non_exhaustive()
+    }
+}
+
+/// A connection whose ClientHello was answered.
+#[derive(Debug)]
+struct Running {
+    connection: ServerConnection,
+    early: EarlyInput,
+    skipper: Skipper,
+}
+
+impl Running {
+    /// Takes from `rest` until there is plaintext to be read that is not early data. So what is held is bounded: by the
+    /// bound on early data, and by one read's worth of what comes after it.
+    fn receive(&mut self, flow: &mut Flow, rest: &mut &[u8]) -> Result<(), TlsFailure> {
+        while !rest.is_empty() && plaintext(&mut self.connection).is_empty() {
+            if self.early.outcome == EarlyOutcome::Rejected && self.connection.is_handshaking() {
+                self.pass_or_skip(flow, rest)?;
+                continue;
+            }
+            let result = flow.receive_piece(&mut self.connection, rest);
+            // Early data from before a fault stays good.
+            self.early.gather(&mut self.connection);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Takes a part of a record, and gives it to the library unless it is early data that was rejected.
+    fn pass_or_skip(&mut self, flow: &mut Flow, rest: &mut &[u8]) -> Result<(), TlsFailure> {
+        match self.skipper.next(rest) {
+            Err(TooMuchSkipped) => Err(flow.fail(PeerMisbehaved::TooMuchEarlyDataReceived.into())),
+            Ok(Passed::Nothing) => Ok(()),
+            Ok(Passed::Header(header)) => flow.receive_all(&mut self.connection, &header),
+            Ok(Passed::Content(content)) => flow.receive_all(&mut self.connection, content),
+        }
+    }
+
+    fn send(&mut self, ciphertext: &mut Vec<u8>) {
+        self.skipper.note_answer(self.connection.wants_write());
+        send(&mut self.connection, ciphertext);
+    }
+
+    /// Early data comes first: all of it was sent before anything else.
+    fn plaintext(&mut self) -> Plaintext<'_> {
+        match self.early.unread() {
+            [] => Plaintext { bytes: plaintext(&mut self.connection), origin: Origin::Confirmed },
+            bytes => Plaintext { bytes, origin: Origin::Early },
+        }
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        if self.early.unread().is_empty() {
+            self.connection.reader().consume(bytes);
+        } else {
+            self.early.consume(bytes);
+        }
+    }
+
+    fn agreed(&self) -> Option<Facts<'_>> {
+        agreed(&self.connection, self.connection.server_name())
+    }
+
+    fn rest(&mut self) {
+        self.early.rest();
+        rest(&mut self.connection);
     }
 }
 
@@ -549,12 +673,34 @@ impl Flow {
     /// Takes from `rest` until there is plaintext to be read. So no more than one read's worth of plaintext is ever held.
     fn receive<Data>(&mut self, connection: &mut ConnectionCommon<Data>, rest: &mut &[u8]) -> Result<(), TlsFailure> {
         while !rest.is_empty() && plaintext(connection).is_empty() {
-            match connection.read_tls(rest) {
-                // Closed: what follows close_notify is nobody's.
-                Ok(0) => *rest = &[],
-                Ok(_) => self.process(connection)?,
-                Err(_) => return Err(self.fail(message_too_large())),
-            }
+            self.receive_piece(connection, rest)?;
+        }
+        Ok(())
+    }
+
+    /// Takes all of `bytes`, of which none are expected to be plaintext.
+    fn receive_all<Data>(
+        &mut self,
+        connection: &mut ConnectionCommon<Data>,
+        mut bytes: &[u8],
+    ) -> Result<(), TlsFailure> {
+        while !bytes.is_empty() {
+            self.receive_piece(connection, &mut bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Takes as much from `rest` as the library reads at once, a few KiB, and works through it.
+    fn receive_piece<Data>(
+        &mut self,
+        connection: &mut ConnectionCommon<Data>,
+        rest: &mut &[u8],
+    ) -> Result<(), TlsFailure> {
+        match connection.read_tls(rest) {
+            // Closed: what follows close_notify is nobody's.
+            Ok(0) => *rest = &[],
+            Ok(_) => self.process(connection)?,
+            Err(_) => return Err(self.fail(message_too_large())),
         }
         Ok(())
     }
@@ -603,9 +749,10 @@ impl Read for NothingYet {
 }
 
 fn facts<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
-    if connection.is_handshaking() {
-        return None;
-    }
+    if connection.is_handshaking() { None } else { agreed(connection, server_name) }
+}
+
+fn agreed<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
     let version = match connection.protocol_version()? {
         ProtocolVersion::TLSv1_3 => Version::Tls13,
         _ => Version::Tls12,

@@ -9,9 +9,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::server::StoresServerSessions;
+use rustls::crypto::SecureRandom;
+use rustls::server::{ProducesTickets, StoresServerSessions};
 use zeroize::Zeroizing;
 
+use crate::limits;
 use crate::time::Now;
 
 /// Bytes of a key: the TLS library draws TLS 1.3 ticket names and TLS 1.2 session ids (RFC 5246 §7.4.1.2) of this length.
@@ -89,6 +91,49 @@ impl StoresServerSessions for LibraryStore {
 
     fn can_cache(&self) -> bool {
         self.0.keeps_sessions()
+    }
+}
+
+/// A [`SessionStore`] in the shape of a maker of sealed tickets, which it is not: a ticket is the name of a session in the
+/// store, as ever. To the TLS library it makes one difference: it neither promises nor takes early data, and skips as much
+/// of it as a listener that does would take. (To turn early data off by its size would shrink what is skipped as well, and
+/// break the connections of clients whose tickets are from before.)
+pub struct StoredTickets {
+    store: Arc<dyn SessionStore>,
+    random: &'static dyn SecureRandom,
+}
+
+impl StoredTickets {
+    /// The same store; names are drawn from `random`.
+    pub fn new(store: Arc<dyn SessionStore>, random: &'static dyn SecureRandom) -> Self {
+        Self { store, random }
+    }
+}
+
+impl fmt::Debug for StoredTickets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoredTickets").field(&self.store).finish()
+    }
+}
+
+impl ProducesTickets for StoredTickets {
+    fn enabled(&self) -> bool {
+        self.store.keeps_sessions()
+    }
+
+    fn lifetime(&self) -> u32 {
+        u32::try_from(limits::TLS_SESSION_LIFETIME.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        let mut key = [0; KEY_BYTES];
+        self.random.fill(&mut key).ok()?;
+        self.store.put(key, session.to_vec(), uses_of(session)?).then(|| key.to_vec())
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let key = ticket.try_into().ok()?;
+        self.store.take(key).or_else(|| self.store.get(key))
     }
 }
 

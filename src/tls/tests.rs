@@ -12,27 +12,27 @@ use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
 use super::cache::SessionCache;
 use super::certificate::{Certificate, SelfSigned, chain_from_pem};
 use super::client::{ClientSettings, Trust, client_config};
-use super::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
+use super::config::{CertificateSet, Certificates, Returning, ServerConfigs, ServerSettings};
 use super::session::{ClientSession, Facts, FailureKind, Session, TlsFailure};
 use super::store::{LibraryStore, SessionStore, Uses};
 use super::{Version, Versions};
 use crate::limits;
 use crate::time::Now;
 
-const NOW: Now = Now::simulated_ms(0);
-const HOST: &str = "mail.example.org";
-const GREETING: &[u8] = b"220 mail.example.org ESMTP\r\n";
+pub(super) const NOW: Now = Now::simulated_ms(0);
+pub(super) const HOST: &str = "mail.example.org";
+pub(super) const GREETING: &[u8] = b"220 mail.example.org ESMTP\r\n";
 
 /// A server with its certificate and its sessions, and what a client needs to trust it.
-struct World {
-    configs: Arc<ServerConfigs>,
-    certificates: Arc<Certificates>,
-    sessions: Arc<SessionCache>,
-    roots: Trust,
+pub(super) struct World {
+    pub(super) configs: Arc<ServerConfigs>,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) sessions: Arc<SessionCache>,
+    pub(super) roots: Trust,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_minimum(Version::Tls12)
     }
 
@@ -44,16 +44,17 @@ impl World {
             certificates: Arc::clone(&certificates),
             minimum_version,
             sessions: Arc::<SessionCache>::clone(&sessions),
+            returning: Returning::SendEarlyData,
         });
         Self { configs: Arc::new(configs), certificates, sessions, roots }
     }
 
-    fn client(&self, versions: Versions) -> Arc<ClientConfig> {
+    pub(super) fn client(&self, versions: Versions) -> Arc<ClientConfig> {
         let sessions_max = limits::TLS_CLIENT_SESSIONS_MAX;
         client_config(ClientSettings { trust: self.roots.clone(), versions, sessions_max }).unwrap()
     }
 
-    fn pair(&self, config: &Arc<ClientConfig>) -> Pair {
+    pub(super) fn pair(&self, config: &Arc<ClientConfig>) -> Pair {
         self.pair_for(config, HOST)
     }
 
@@ -66,34 +67,34 @@ impl World {
     }
 }
 
-fn issued(host_name: &str) -> (Certificate, Trust) {
+pub(super) fn issued(host_name: &str) -> (Certificate, Trust) {
     let made = SelfSigned::new(host_name, NOW).unwrap();
     let certificate = Certificate::from_pem(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
     (certificate, Trust::Roots(chain_from_pem(made.certificate.as_bytes()).unwrap()))
 }
 
-struct Pair {
-    server: Session,
-    client: ClientSession,
+pub(super) struct Pair {
+    pub(super) server: Session,
+    pub(super) client: ClientSession,
 }
 
 impl Pair {
     /// The next flight of the client, to the server. Returns what the server read.
-    fn client_speaks(&mut self) -> Result<Vec<u8>, TlsFailure> {
+    pub(super) fn client_speaks(&mut self) -> Result<Vec<u8>, TlsFailure> {
         let mut flight = Vec::new();
         self.client.send(&mut flight);
         feed_server(&mut self.server, &flight)
     }
 
     /// The next flight of the server, to the client. Returns what the client read.
-    fn server_speaks(&mut self) -> Result<Vec<u8>, TlsFailure> {
+    pub(super) fn server_speaks(&mut self) -> Result<Vec<u8>, TlsFailure> {
         let mut flight = Vec::new();
         self.server.send(&mut flight);
         feed_client(&mut self.client, &flight)
     }
 
     /// Flights to and fro until nobody has anything to send.
-    fn settle(&mut self) -> Result<(), TlsFailure> {
+    pub(super) fn settle(&mut self) -> Result<(), TlsFailure> {
         while self.client.has_output() || self.server.has_output() {
             self.client_speaks()?;
             self.server_speaks()?;
@@ -101,18 +102,18 @@ impl Pair {
         Ok(())
     }
 
-    fn facts(&self) -> Facts<'_> {
+    pub(super) fn facts(&self) -> Facts<'_> {
         self.server.facts().unwrap()
     }
 }
 
-fn feed_server(server: &mut Session, mut ciphertext: &[u8]) -> Result<Vec<u8>, TlsFailure> {
+pub(super) fn feed_server(server: &mut Session, mut ciphertext: &[u8]) -> Result<Vec<u8>, TlsFailure> {
     let mut read = Vec::new();
     loop {
         let taken = server.receive(ciphertext)?;
         ciphertext = &ciphertext[taken..];
         loop {
-            let plaintext = server.plaintext();
+            let plaintext = server.plaintext().bytes;
             let bytes = plaintext.len();
             if bytes == 0 {
                 break;
@@ -126,7 +127,7 @@ fn feed_server(server: &mut Session, mut ciphertext: &[u8]) -> Result<Vec<u8>, T
     }
 }
 
-fn feed_client(client: &mut ClientSession, mut ciphertext: &[u8]) -> Result<Vec<u8>, TlsFailure> {
+pub(super) fn feed_client(client: &mut ClientSession, mut ciphertext: &[u8]) -> Result<Vec<u8>, TlsFailure> {
     let mut read = Vec::new();
     loop {
         let taken = client.receive(ciphertext)?;
@@ -146,7 +147,7 @@ fn feed_client(client: &mut ClientSession, mut ciphertext: &[u8]) -> Result<Vec<
     }
 }
 
-fn all_written(taken: usize, plaintext: &[u8]) {
+pub(super) fn all_written(taken: usize, plaintext: &[u8]) {
     assert_eq!(taken, plaintext.len());
 }
 
@@ -579,7 +580,7 @@ fn unread_plaintext_holds_back_what_comes_behind_it() {
     let taken = pair.server.receive(&flight).unwrap();
     assert!(taken < 40_000, "{taken}");
     assert_eq!(pair.server.receive(&flight[taken..]).unwrap(), 0);
-    let first = pair.server.plaintext().len();
+    let first = pair.server.plaintext().bytes.len();
     pair.server.consume(first);
     let rest = feed_server(&mut pair.server, &flight[taken..]).unwrap();
     assert_eq!(first + rest.len(), much.len());
@@ -680,6 +681,7 @@ fn a_store_that_keeps_nothing_serves_full_handshakes() {
         certificates: Arc::clone(&world.certificates),
         minimum_version: Version::Tls12,
         sessions,
+        returning: Returning::SendEarlyData,
     }));
     for versions in [Versions::Tls13, Versions::Tls12] {
         let client = world.client(versions);
