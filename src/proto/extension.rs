@@ -33,6 +33,7 @@ pub struct Offer {
 pub struct Listing {
     point: Point,
     digest: [u8; 32],
+    once: bool,
     greeting: Template,
     ehlo: Template,
     refusal: Template,
@@ -56,6 +57,7 @@ impl Listing {
         Self {
             point,
             digest: list_digest,
+            once: offer.once,
             greeting: Template::new("220", &format!("{hostname} ESMTP onetrip"), &keywords),
             ehlo: Template::new("250", hostname, &keywords),
             refusal: Template::new("521", hostname, &keywords),
@@ -70,6 +72,11 @@ impl Listing {
     /// A digest of the exact list, all parameters but the id.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// Are messages that bear a token taken once (`XONCE`)? What is announced is kept.
+    pub fn takes_once(&self) -> bool {
+        self.once
     }
 
     /// Appends the extended greeting (draft §4).

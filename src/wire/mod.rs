@@ -2,6 +2,8 @@
 //!
 //! It joins the two machines that know nothing of each other, [`crate::proto::server`] and [`crate::tls`], and holds the
 //! rule that matters between them: a byte that followed STARTTLS or QTLS belongs to TLS, and is never read as a command.
+//! It also tells the conversation how far TLS is: early data is a conversation already, in which nothing is certain until
+//! the client's Finished has come.
 //! Whoever drives it receives, calls one `handle_*`, sends what has gathered in [`Output`], and does what
 //! [`Connection::poll_step`] says. It opens, waits for and decides nothing by itself.
 //!
@@ -25,7 +27,7 @@ use crate::proto::proof::{Committed, Encrypted};
 use crate::proto::server::{Action, Early, Opening, Server, StoreFailure};
 use crate::time::Now;
 use crate::tls::config::ServerConfigs;
-use crate::tls::session::{FailureKind, Session, TlsFailure};
+use crate::tls::session::{EarlyOutcome, FailureKind, Session, TlsFailure};
 
 /// What gathers for one send. One serves all connections of a shard in turn.
 #[derive(Debug, Default)]
@@ -72,7 +74,10 @@ enum Layer {
     Clear,
     Tls(Box<Session>),
     /// TLS has failed; an alert may still go out.
-    Failed(TlsFailure),
+    Failed {
+        failure: TlsFailure,
+        early_outcome: EarlyOutcome,
+    },
 }
 
 /// How far TLS is, and how long it took.
@@ -104,7 +109,7 @@ impl Connection {
                 self.server.greet(&mut output.plain);
                 self.seal(output);
             }
-            Layer::Failed(_) => {}
+            Layer::Failed { .. } => {}
         }
     }
 
@@ -174,7 +179,7 @@ impl Connection {
 
     /// What to do next.
     pub fn poll_step(&mut self, output: &mut Output) -> Step {
-        if let Layer::Failed(_) = self.layer {
+        if let Layer::Failed { .. } = self.layer {
             return Step::Close;
         }
         match self.server.poll_action() {
@@ -217,6 +222,15 @@ impl Connection {
         }
     }
 
+    /// What became of the client's early data.
+    pub fn early_outcome(&self) -> EarlyOutcome {
+        match &self.layer {
+            Layer::Tls(session) => session.early_outcome(),
+            Layer::Clear => EarlyOutcome::None,
+            Layer::Failed { early_outcome, .. } => *early_outcome,
+        }
+    }
+
     /// Is a TLS handshake under way?
     pub fn is_handshaking(&self) -> bool {
         matches!(self.handshake, Handshake::Since(_))
@@ -225,7 +239,7 @@ impl Connection {
     /// Why TLS failed, if it did.
     pub fn tls_failure(&self) -> Option<&TlsFailure> {
         match &self.layer {
-            Layer::Failed(failure) => Some(failure),
+            Layer::Failed { failure, .. } => Some(failure),
             Layer::Clear | Layer::Tls(_) => None,
         }
     }
@@ -258,7 +272,7 @@ impl Connection {
         if let Layer::Tls(_) = self.layer {
             rest = self.advance_tls(now, rest, output);
         }
-        if let Layer::Failed(_) = self.layer {
+        if let Layer::Failed { .. } = self.layer {
             rest = &[];
         }
         input.len() - rest.len()
@@ -281,7 +295,7 @@ impl Connection {
             let Layer::Tls(session) = &mut self.layer else {
                 return &[];
             };
-            if rest.is_empty() || (self.server.is_waiting() && !session.is_handshaking()) {
+            if rest.is_empty() || is_held_up(&self.server) {
                 return rest;
             }
             match session.receive(rest) {
@@ -295,6 +309,8 @@ impl Connection {
         }
     }
 
+    /// Tells the conversation that it may begin, and that the client has finished the handshake. What came as early data in
+    /// one piece with the Finished is no copy either, so it is told of that first.
     fn note_handshake(&mut self, now: Now) {
         let (Layer::Tls(session), Handshake::Since(start)) = (&self.layer, self.handshake) else {
             return;
@@ -302,9 +318,17 @@ impl Connection {
         let Some(facts) = session.facts() else {
             return;
         };
+        let is_done = !session.is_handshaking();
         let facts = TlsFacts { version: facts.version.name(), cipher: facts.cipher_suite, resumed: facts.resumed };
-        self.handshake = Handshake::Took(now.monotonic.saturating_sub(start));
-        self.server.handle_secured(facts, Encrypted::attested_by_handshake());
+        if is_done {
+            self.handshake = Handshake::Took(now.monotonic.saturating_sub(start));
+        }
+        match (self.server.is_securing(), is_done) {
+            (true, true) => self.server.handle_secured(facts, Encrypted::attested_by_handshake()),
+            (true, false) => self.server.handle_secured_early(facts, Encrypted::attested_by_handshake()),
+            (false, true) => self.server.handle_finished(),
+            (false, false) => {}
+        }
     }
 
     /// Hands decrypted bytes to the server as long as it takes them.
@@ -313,7 +337,7 @@ impl Connection {
             return;
         };
         while !self.server.is_waiting() {
-            let plaintext = session.plaintext();
+            let plaintext = session.plaintext().bytes;
             if plaintext.is_empty() {
                 return;
             }
@@ -345,7 +369,7 @@ impl Connection {
 
     fn fail(&mut self, failure: TlsFailure, output: &mut Output) {
         self.seal(output);
-        self.layer = Layer::Failed(failure);
+        self.layer = Layer::Failed { failure, early_outcome: self.early_outcome() };
     }
 
     fn close(&mut self, output: &mut Output) {
@@ -362,9 +386,14 @@ impl Connection {
                 say(&mut self.server, &mut output.plain);
                 self.seal(output);
             }
-            Layer::Failed(_) => {}
+            Layer::Failed { .. } => {}
         }
     }
+}
+
+/// Does it take nothing because something of ours is under way? While it waits for TLS, TLS must have what arrives.
+fn is_held_up(server: &Server) -> bool {
+    server.is_waiting() && !server.is_securing() && !server.is_awaiting_finish()
 }
 
 /// The words for a failed handshake in summaries.

@@ -111,11 +111,7 @@ impl Content {
         if has_bare_line_end(&bytes) {
             return Err(InvalidValue::BareLineEnd);
         }
-        Ok(Self::of_lines(bytes))
-    }
-
-    fn of_lines(bytes: Vec<u8>) -> Self {
-        Self { encoding: Encoding::of_lines(&bytes), bytes: Arc::new(bytes) }
+        Ok(Self { encoding: Encoding::of_lines(&bytes), bytes: Arc::new(bytes) })
     }
 
     /// Takes a message in which lines mean nothing: only a server with BINARYMIME can have it.
@@ -142,7 +138,7 @@ impl Content {
             b'\r' => out.push(b'\n'),
             _ => out.extend_from_slice(b"\r\n"),
         }
-        Self::of_lines(out)
+        Self { encoding: Encoding::of_lines(&out), bytes: Arc::new(out) }
     }
 
     /// The bytes.
@@ -264,7 +260,7 @@ impl Recipient {
         Ok(self)
     }
 
-    pub(crate) fn command(&self, offered: &Capabilities) -> String {
+    pub(super) fn command(&self, offered: &Capabilities) -> String {
         let mut line = format!("RCPT TO:<{}>", self.address.as_str());
         if offered.dsn {
             if let Some(notify) = self.notify {
@@ -343,7 +339,7 @@ impl Message {
     }
 
     /// Why a server with this list cannot take the message, wherever it is asked.
-    pub(crate) fn objection(&self, offered: &Capabilities) -> Option<Failure> {
+    pub(super) fn objection(&self, offered: &Capabilities) -> Option<Failure> {
         let encoding = self.content.encoding;
         match offered.size.flatten() {
             _ if self.needs_smtputf8() && !offered.smtputf8 => Some(Failure::Smtputf8NotOffered),
@@ -359,7 +355,7 @@ impl Message {
     }
 
     /// The MAIL command of a transaction with these of the recipients.
-    pub(crate) fn command(&self, offered: &Capabilities, recipients: &[usize]) -> String {
+    pub(super) fn command(&self, offered: &Capabilities, recipients: &[usize]) -> String {
         let mut line = format!("MAIL FROM:<{}>", self.sender.as_str());
         if offered.size.is_some() {
             line.push_str(&format!(" SIZE={}", self.size()));
@@ -383,13 +379,6 @@ impl Message {
             line.push_str(&self.token_for(token, recipients));
         }
         line
-    }
-
-    /// The same message for some of its recipients, given by their indices, with a token of its own.
-    pub fn part(&self, recipients: &[usize]) -> Self {
-        let once = self.once.as_ref().map(|Xtext(token)| Xtext(self.token_for(token, recipients)));
-        let recipients = recipients.iter().map(|&index| self.recipients[index].clone()).collect();
-        Self { recipients, once, ..self.clone() }
     }
 
     /// The token of one transaction. Where a server takes only so many recipients at once, the message comes to it several

@@ -171,6 +171,7 @@ pub struct Server {
     client_name: String,
     member: Option<Arc<Member>>,
     tls: Option<TlsFacts>,
+    finish: Finish,
     tally: Tally,
     outcome: Option<Outcome>,
     stopping: Stopping,
@@ -185,6 +186,14 @@ enum Stopping {
     No,
     /// When the open transaction is done.
     Soon,
+}
+
+/// Has the client finished its TLS handshake? Until it has, all that it says came as early data, and may be a copy that
+/// somebody else sends (RFC 8446 §8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finish {
+    Awaited,
+    Seen,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -213,6 +222,7 @@ impl Server {
             client_name: String::new(),
             member: None,
             tls: None,
+            finish: Finish::Seen,
             tally: Tally::default(),
             outcome: None,
             stopping: Stopping::No,
@@ -261,9 +271,15 @@ impl Server {
 
     /// Is TLS being set up? From the moment that this turns true every byte that has not been taken yet belongs to TLS. Call
     /// [`Server::greet`] at once (its text may leave as soon as TLS can carry it), and [`Server::handle_secured`] when the
-    /// handshake is done.
+    /// handshake is done, or [`Server::handle_secured_early`] before that.
     pub fn is_securing(&self) -> bool {
         matches!(self.state, State::Securing(_))
+    }
+
+    /// Does it wait for the client's Finished, so that it takes no bytes? Whatever arrives may have to be worked through for
+    /// it by TLS, and is kept until [`Server::handle_finished`].
+    pub fn is_awaiting_finish(&self) -> bool {
+        matches!(self.state, State::Unconfirmed(_))
     }
 
     /// The next thing to do, if any.
@@ -305,9 +321,9 @@ impl Server {
         self.end_with(reply::SHUTTING_DOWN, Outcome::Drained, out);
     }
 
-    /// Is it waiting for the outcome of an action, so that it takes no bytes?
+    /// Is it waiting for TLS or for the outcome of an action, so that it takes no bytes?
     pub fn is_waiting(&self) -> bool {
-        self.action.is_some() || self.state.waits_for_us()
+        self.action.is_some() || self.state.takes_no_bytes()
     }
 
     /// Is a transaction open?

@@ -5,7 +5,7 @@ use std::mem;
 
 use super::framing::{Framing, RecordSkipper};
 use super::state::{Greeted, Listed, Securing, State};
-use super::{Outcome, Server, Skip, say};
+use super::{Finish, Outcome, Server, Skip, say};
 use crate::proto::channel::{Channel, TlsFacts};
 use crate::proto::line::LineReader;
 use crate::proto::proof::Encrypted;
@@ -22,6 +22,22 @@ impl Server {
     pub(super) fn handle_qtls(&mut self) {
         self.tally.qtls = true;
         self.secure(Securing::Greeting);
+    }
+
+    /// TLS takes the client's early data (RFC 8446 §2.3): the conversation inside TLS begins, and answers leave with the
+    /// server's first flight. But what the client says may be a copy until [`Server::handle_finished`].
+    pub fn handle_secured_early(&mut self, facts: TlsFacts, encrypted: Encrypted) {
+        self.finish = Finish::Awaited;
+        self.handle_secured(facts, encrypted);
+    }
+
+    /// The client's Finished has come behind its early data: it is here, and was when it began. A message that waited for
+    /// this is stored now.
+    pub fn handle_finished(&mut self) {
+        self.finish = Finish::Seen;
+        if let State::Unconfirmed(at) = self.state {
+            self.store(at);
+        }
     }
 
     /// The TLS handshake is done: the conversation starts anew, with nothing kept of what was said in the clear (RFC 3207

@@ -19,6 +19,8 @@ use crate::proto::trace::Hello;
 ///  Authorized ── MAIL ──▶ Enveloping ── DATA ──────────────▶ Receiving ── end ──▶ Storing ── done ──▶ Authorized
 ///                              └─ BDAT ─▶ Receiving ◀─ BDAT ─ Chunking    (RSET, EHLO, QHLO, a refusal ──▶ Authorized)
 ///
+///  Receiving ── end, in early data and without a token ──▶ Unconfirmed ── the client's Finished ──▶ Storing
+///
 ///  any ── QUIT, 421, time out ──▶ Ended
 /// ```
 #[derive(Debug)]
@@ -47,6 +49,9 @@ pub(super) enum State {
     Chunking(Chunking),
     /// Content is coming in.
     Receiving(Receiving),
+    /// The message is complete, but it may be a copy that somebody else sends: it came in early data and bears no token by
+    /// which a second one could be told. It waits for the client's Finished.
+    Unconfirmed(Authorized),
     /// Storage has been asked to keep the message.
     Storing(Authorized),
     /// Nothing more is read or said.
@@ -194,6 +199,7 @@ impl State {
             | Self::Challenged(_)
             | Self::Verifying(_)
             | Self::Receiving(_)
+            | Self::Unconfirmed(_)
             | Self::Storing(_)
             | Self::Ended => Stage::Busy,
         }
@@ -211,6 +217,7 @@ impl State {
             | Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Unconfirmed(at)
             | Self::Storing(at) => Channel::Secure(at.encrypted),
             Self::Waiting | Self::Securing(_) | Self::Ended => Channel::Clear,
         }
@@ -226,6 +233,7 @@ impl State {
             | Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Unconfirmed(at)
             | Self::Storing(at) => at.listed,
             Self::Mismatched(_) => Listed::Yes,
             Self::Waiting | Self::Securing(_) | Self::Ended => Listed::No,
@@ -239,6 +247,7 @@ impl State {
             | Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Unconfirmed(at)
             | Self::Storing(at) => Some(at.authenticated),
             _ => None,
         }
@@ -257,12 +266,23 @@ impl State {
 
     /// From MAIL to the final reply.
     pub(super) fn is_in_transaction(&self) -> bool {
-        matches!(self, Self::Enveloping(_) | Self::Chunking(_) | Self::Receiving(_) | Self::Storing(_))
+        matches!(
+            self,
+            Self::Enveloping(_) | Self::Chunking(_) | Self::Receiving(_) | Self::Unconfirmed(_) | Self::Storing(_)
+        )
     }
 
-    /// Is the next move somebody else's than the client's?
-    pub(super) fn waits_for_us(&self) -> bool {
-        matches!(self, Self::Securing(_) | Self::Verifying(_) | Self::Storing(_) | Self::Ended | Self::Waiting)
+    /// Is the next move somebody else's than that of the client's commands?
+    pub(super) fn takes_no_bytes(&self) -> bool {
+        matches!(
+            self,
+            Self::Securing(_)
+                | Self::Verifying(_)
+                | Self::Unconfirmed(_)
+                | Self::Storing(_)
+                | Self::Ended
+                | Self::Waiting
+        )
     }
 
     /// The state with the open transaction forgotten.
@@ -271,6 +291,7 @@ impl State {
             Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Unconfirmed(at)
             | Self::Storing(at) => Self::Authorized(at),
             other => other,
         }

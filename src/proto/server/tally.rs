@@ -26,6 +26,10 @@ pub struct Tally {
     pub logins_failed: u32,
     /// Messages stored.
     pub messages: u32,
+    /// Those of them that were stored and answered before the client had finished its TLS handshake.
+    pub messages_early: u32,
+    /// Messages that came whole before that, and had to wait for it.
+    pub messages_waited: u32,
     /// Recipients of the messages stored.
     pub recipients: u64,
     /// Transactions refused with 4xx.

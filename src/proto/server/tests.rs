@@ -21,16 +21,20 @@ const LOGIN_RESPONSE: &str = "AGFubgBzZWNyZXQ=\r\n";
 const TRANSACTION: &str = "MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\n";
 const MESSAGE: &str = "Subject: hello\r\n\r\nHello, Bob.\r\n";
 
-fn settings() -> Settings {
-    let offer = Offer {
+fn offer() -> Offer {
+    Offer {
         hostname: "mail.example".to_owned(),
         message_bytes_max: 2_000,
         recipients_max: 10,
         messages_max: 100,
         early_ehlo: true,
-        early_data: false,
-        once: false,
-    };
+        early_data: true,
+        once: true,
+    }
+}
+
+fn settings() -> Settings {
+    let offer = offer();
     Settings {
         hostname: offer.hostname.clone(),
         connect: Listing::new(&offer, Point::Connect),
@@ -80,6 +84,17 @@ impl Talk {
         talk.server.greet(&mut out);
         let facts = TlsFacts { version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", resumed: false };
         talk.server.handle_secured(facts, Encrypted::attested_by_handshake());
+        talk
+    }
+
+    /// After a good AUTH that came as early data, with the client's Finished outstanding.
+    fn logged_in_early(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut talk = Self::begin(Opening::ImplicitTls, 1 << 20);
+        change(Arc::get_mut(&mut talk.server.settings).unwrap());
+        talk.server.greet(&mut Vec::new());
+        let facts = TlsFacts { version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", resumed: true };
+        talk.server.handle_secured_early(facts, Encrypted::attested_by_handshake());
+        talk.log_in();
         talk
     }
 
@@ -367,4 +382,98 @@ fn memory_is_given_back_at_rest() {
     talk.server.rest();
     assert_eq!(talk.server.room.resources().message_bytes(), 0);
     assert_eq!(talk.server.message.envelope.capacity(), 0);
+}
+
+// ── Early data ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn transaction(parameters: &str) -> String {
+    let mail = format!("MAIL FROM:<ann@example.org>{parameters}\r\nRCPT TO:<bob@example.org>\r\n");
+    format!("{mail}BDAT {} LAST\r\n{MESSAGE}", MESSAGE.len())
+}
+
+fn stored(talk: &mut Talk) -> String {
+    let Some(Action::Store(message)) = talk.server.poll_action() else { panic!("nothing to store") };
+    talk.reply(|server, out| server.handle_stored(Ok(Committed::attested_by_storage()), message, out))
+}
+
+#[test]
+fn a_message_in_early_data_that_bears_a_token_is_stored_and_answered_at_once() {
+    let mut talk = Talk::logged_in_early(|_| {});
+    talk.say(&transaction(" XONCE=t1"));
+    assert!(stored(&mut talk).starts_with("250 2.0.0 Queued"));
+    assert_eq!((talk.server.tally().messages_early, talk.server.tally().messages_waited), (1, 0));
+}
+
+#[test]
+fn a_message_in_early_data_without_a_token_is_stored_when_the_client_has_finished() {
+    let mut talk = Talk::logged_in_early(|_| {});
+    let behind = "NOOP\r\n";
+    let said = transaction("") + behind;
+    let mut out = Vec::new();
+    let taken = talk.server.handle_bytes(talk.now, said.as_bytes(), &mut out);
+    assert_eq!(taken, said.len() - behind.len());
+    assert!(!String::from_utf8(out).unwrap().contains("Queued"));
+    assert!(talk.server.poll_action().is_none(), "nothing is asked of storage");
+    assert!(talk.server.is_waiting() && talk.server.is_awaiting_finish());
+    talk.server.handle_finished();
+    assert!(talk.server.is_waiting() && !talk.server.is_awaiting_finish());
+    assert!(stored(&mut talk).starts_with("250 2.0.0 Queued"));
+    assert_eq!(talk.say(behind), "250 2.0.0 OK\r\n");
+    assert_eq!((talk.server.tally().messages_early, talk.server.tally().messages_waited), (0, 1));
+}
+
+#[test]
+fn a_token_counts_for_nothing_where_tokens_are_not_announced() {
+    let mut talk = Talk::logged_in_early(|settings| {
+        let offer = Offer { once: false, ..offer() };
+        settings.secured = Listing::new(&offer, Point::Secured);
+    });
+    talk.say(&transaction(" XONCE=t1"));
+    assert!(talk.server.poll_action().is_none());
+    assert!(talk.server.is_awaiting_finish());
+}
+
+#[test]
+fn a_message_whose_client_never_finishes_is_not_stored_whatever_ends_the_connection() {
+    let ends: [fn(&mut Server, &mut Vec<u8>); 2] = [Server::handle_timeout, Server::handle_cut];
+    for end in ends {
+        let mut talk = Talk::logged_in_early(|_| {});
+        talk.say(&transaction(""));
+        assert_eq!(talk.server.poll_timeout(), Some(Duration::from_secs(300)), "it is the client that is waited for");
+        assert!(talk.reply(end).starts_with("421"));
+        talk.server.handle_finished();
+        assert!(matches!(talk.server.poll_action(), Some(Action::Close)));
+        assert_eq!((talk.server.tally().messages, talk.server.tally().refused_for_now), (0, 1));
+    }
+}
+
+#[test]
+fn a_message_that_began_in_early_data_and_ended_behind_the_finished_does_not_wait() {
+    let mut talk = Talk::logged_in_early(|_| {});
+    let said = transaction("");
+    let (early, late) = said.split_at(said.len() - 5);
+    talk.say(early);
+    talk.server.handle_finished();
+    talk.say(late);
+    assert!(stored(&mut talk).starts_with("250 2.0.0 Queued"));
+    assert_eq!((talk.server.tally().messages_early, talk.server.tally().messages_waited), (0, 0));
+}
+
+#[test]
+fn a_refused_message_in_early_data_is_answered_at_once() {
+    let mut talk = Talk::logged_in_early(|_| {});
+    let mail = "MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\n";
+    let replies = talk.say(&format!("{mail}BDAT 6 LAST\r\na\nb\nc\n"));
+    assert!(replies.lines().last().unwrap().starts_with("550 5.6.0"), "{replies}");
+    assert!(!talk.server.is_awaiting_finish());
+}
+
+#[test]
+fn a_drain_lets_a_message_that_waits_for_the_finished_go_on() {
+    let mut talk = Talk::logged_in_early(|_| {});
+    talk.say(&transaction(""));
+    assert_eq!(talk.reply(Server::handle_drain), "");
+    talk.server.handle_finished();
+    let replies = stored(&mut talk);
+    assert!(replies.starts_with("250 2.0.0 Queued") && replies.contains("421"), "{replies}");
 }

@@ -7,7 +7,9 @@ use std::mem;
 
 use super::framing::Framing;
 use super::state::{Authorized, Chunking, Receiving, Source, State};
-use super::{Action, ClientInTrace, HOPS_MAX, KEPT_BUFFER_BYTES_MAX, Outcome, SenderCheck, Server, Stopping, say};
+use super::{
+    Action, ClientInTrace, Finish, HOPS_MAX, KEPT_BUFFER_BYTES_MAX, Outcome, SenderCheck, Server, Stopping, say,
+};
 use crate::limits::REFUSED_CHUNK_BYTES_MAX;
 use crate::proto::body::{BareNewline, Sink, TextReader};
 use crate::proto::command::{Body, Mail, Rcpt};
@@ -248,6 +250,22 @@ impl Server {
         }
         self.framing = Framing::Lines;
         self.write_trace(at, &header, now);
+        if self.may_be_a_copy() {
+            self.tally.messages_waited += 1;
+            self.state = State::Unconfirmed(at);
+        } else {
+            self.store(at);
+        }
+    }
+
+    /// Could the same message be stored a second time, because it came in early data that somebody held back, and the client
+    /// sent it again meanwhile? Not if it bears a token, where tokens are honoured.
+    fn may_be_a_copy(&self) -> bool {
+        let is_told_apart = self.settings.secured.takes_once() && self.message.envelope.once().is_some();
+        self.finish == Finish::Awaited && !is_told_apart
+    }
+
+    pub(super) fn store(&mut self, at: Authorized) {
         self.state = State::Storing(at);
         self.action = Some(Action::Store(self.message.take()));
     }
@@ -301,6 +319,7 @@ impl Server {
         out.extend_from_slice(self.message.id.as_str().as_bytes());
         out.extend_from_slice(b"\r\n");
         self.tally.messages += 1;
+        self.tally.messages_early += u32::from(self.finish == Finish::Awaited);
         self.tally.recipients += self.message.envelope.recipient_count() as u64;
         self.commands_since_message = 0;
     }

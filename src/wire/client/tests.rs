@@ -24,7 +24,7 @@ use crate::time::Now;
 use crate::tls::cache::SessionCache;
 use crate::tls::certificate::{Certificate, SelfSigned};
 use crate::tls::client::{ClientSettings, Trust, client_config};
-use crate::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
+use crate::tls::config::{CertificateSet, Certificates, Returning, ServerConfigs, ServerSettings};
 use crate::tls::{Version, Versions};
 use crate::wire;
 
@@ -54,6 +54,7 @@ impl World {
             certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
             minimum_version: Version::Tls12,
             sessions: Arc::new(SessionCache::new(64, Duration::from_secs(60)).unwrap()),
+            returning: Returning::SendEarlyData,
         }));
         let roots = crate::tls::certificate::chain_from_pem(own.certificate.as_bytes()).unwrap();
         Self { rules: Arc::new(rules()), configs, setup: setup(Trust::Roots(roots), versions) }
