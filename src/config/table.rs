@@ -13,13 +13,14 @@ use super::kind::{
     Address, Bytes, Choice, Cores, DomainName, Each, FilePath, Kind, Number, Optional, SWITCH, days, milliseconds,
     seconds,
 };
+use super::listen::{Listen, ListenOn};
 use super::{ConfigError, Given, Host};
 use crate::limits;
 use crate::observe::event::Severity;
 use crate::observe::log::LogFormat;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
-use crate::relay::{Destination, RelayTls, Route, SyncPolicy};
+use crate::relay::{Destination, Route, SyncPolicy};
 use crate::tls::Version;
 
 /// Turns the table into [`Config`], into the reader that fills it, and into the [`Setting`]s that help and manual
@@ -118,12 +119,12 @@ settings! {
     "Listeners" {
         /// Where mail programs connect in plain text first and then secure the connection with STARTTLS or QTLS.
         "listen" "ADDR:PORT"
-        listen: Vec<SocketAddr> = unless_given(given, "listen-tls", limits::LISTEN), Each(Address),
+        listen: Vec<Listen> = unless_given(given, "listen-tls", limits::LISTEN), Each(ListenOn),
             shown "127.0.0.1:2587; nothing when only --listen-tls is given";
 
         /// Where mail programs connect with TLS from the first byte on (RFC 8314).
         "listen-tls" "ADDR:PORT"
-        listen_tls: Vec<SocketAddr> = unless_given(given, "listen", limits::LISTEN_TLS), Each(Address),
+        listen_tls: Vec<Listen> = unless_given(given, "listen", limits::LISTEN_TLS), Each(ListenOn),
             shown "127.0.0.1:2465; nothing when only --listen is given";
 
         /// The name by which the server introduces itself, in greetings and in Received fields. Clients check the
@@ -162,9 +163,15 @@ settings! {
         tls_min: Version = Version::Tls12, TLS_MIN;
 
         /// Sessions kept so that clients can resume them, 200 bytes each, all shards together; 0 turns resumption
-        /// off, and each connection pays for a full handshake.
+        /// off, and each connection pays for a full handshake. Listeners with early data and listeners without keep
+        /// their sessions apart, and as many each.
         "tls-sessions" "N"
         tls_sessions: usize = limits::TLS_SESSIONS_MAX, Number(0, 1 << 26);
+
+        /// Let clients that resume a session send commands, and a whole message, with their first flight (TLS 1.3
+        /// early data), which saves them a round trip. A listener may say otherwise for itself.
+        "early-data" "on|off"
+        early_data: bool = true, SWITCH;
     }
 
     "Delivery" {
@@ -179,33 +186,9 @@ settings! {
         "route" "DOMAIN=DESTINATION"
         route: Vec<Route> = Vec::new(), Each(RouteTo);
 
-        /// TLS on the way to other servers: require a verified certificate for the host that is named; opportunistic
-        /// uses TLS where it is offered and verifies nothing; off. It counts for LMTP to this host only where it is
-        /// given, and never for a Unix-domain socket.
-        "relay-tls" "require|opportunistic|off"
-        relay_tls: Option<RelayTls> = None, Optional(RELAY_TLS), shown "require; off for LMTP to this host";
-
-        /// Certificates in PEM that other servers are verified against.
-        "relay-ca" "FILE"
-        relay_ca: Option<PathBuf> = None, Optional(FilePath), shown "what the system trusts";
-
-        /// Names and passwords for other servers: lines of HOST:PORT, user and password, with * for every HOST:PORT.
-        /// They are said over TLS with a verified certificate only.
-        "relay-auth" "FILE"
-        relay_auth: Option<PathBuf> = None, Optional(FilePath);
-
-        /// Connections of each shard to each other server.
-        "relay-connections" "N"
-        relay_connections: usize = limits::RELAY_CONNECTIONS, Number(1, 10_000);
-
-        /// How long a connection to another server stays open for the next message.
-        "relay-idle" "SECONDS"
-        relay_idle: Duration = limits::RELAY_IDLE, seconds(0, 300);
-
         /// What the final 250 promises: commit, that the message is on stable storage; none, that the operating
-        /// system has it, and that a crash of the machine may lose it; through, that the place it is delivered to has
-        /// it, and nothing is kept here.
-        "sync" "commit|none|through"
+        /// system has it, and that a crash of the machine may lose it.
+        "sync" "commit|none"
         sync: SyncPolicy = SyncPolicy::Commit, SYNC;
 
         /// How long a message that bears a token (XONCE) is known by it: sent again within this time, it is
@@ -346,8 +329,8 @@ settings! {
 }
 
 /// The default of one kind of listener applies only if the other kind was not asked for either.
-fn unless_given(given: &Given<'_>, other: &str, default: SocketAddr) -> Vec<SocketAddr> {
-    if given.has(other) { Vec::new() } else { vec![default] }
+fn unless_given(given: &Given<'_>, other: &str, default: SocketAddr) -> Vec<Listen> {
+    if given.has(other) { Vec::new() } else { vec![Listen::on(default)] }
 }
 
 fn repeatable<T, K: Kind<T>>(_kind: &K) -> bool {
@@ -355,10 +338,7 @@ fn repeatable<T, K: Kind<T>>(_kind: &K) -> bool {
 }
 
 const TLS_MIN: Choice<Version> = Choice(&[("1.2", Version::Tls12), ("1.3", Version::Tls13)]);
-const SYNC: Choice<SyncPolicy> =
-    Choice(&[("commit", SyncPolicy::Commit), ("none", SyncPolicy::None), ("through", SyncPolicy::Through)]);
-const RELAY_TLS: Choice<RelayTls> =
-    Choice(&[("require", RelayTls::Require), ("opportunistic", RelayTls::Opportunistic), ("off", RelayTls::Off)]);
+const SYNC: Choice<SyncPolicy> = Choice(&[("commit", SyncPolicy::Commit), ("none", SyncPolicy::None)]);
 const BARE_NEWLINE: Choice<BareNewline> =
     Choice(&[("reject", BareNewline::Reject), ("normalize", BareNewline::Normalize)]);
 const QHLO_BINDING: Choice<Binding> =

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Command;
 
 use super::table::FLAGS_AND_FIELDS;
-use super::{Config, ConfigError, ConfigFile, Flags, Host, settings};
+use super::{Config, ConfigError, ConfigFile, Flags, Host, Listen, settings};
 use crate::exit::Exit;
 use crate::limits;
 use crate::observe::event::Severity;
@@ -46,8 +46,8 @@ fn without_flags_and_file_every_setting_has_its_default() {
     assert_eq!(config.state_dir, Path::new("./onetrip-data"));
     assert_eq!(config.users, Path::new("./onetrip-data/users"));
     assert_eq!(config.deliver, Destination::Maildir(PathBuf::from("./onetrip-data/mail")));
-    assert_eq!(config.listen, ["127.0.0.1:2587".parse().unwrap()]);
-    assert_eq!(config.listen_tls, ["127.0.0.1:2465".parse().unwrap()]);
+    assert_eq!(config.listen, [Listen::on("127.0.0.1:2587".parse().unwrap())]);
+    assert_eq!(config.listen_tls, [Listen::on("127.0.0.1:2465".parse().unwrap())]);
     assert_eq!(config.hostname, "mail.example.org");
     assert_eq!((config.shards, config.cores.as_slice()), (4, [0, 1, 2, 3].as_slice()));
     assert_eq!(config.certificates().count(), 0);
@@ -78,9 +78,6 @@ fn every_default_that_is_a_constant_can_be_written_as_it_is_shown() {
             "tls-cert",
             "tls-key",
             "route",
-            "relay-tls",
-            "relay-ca",
-            "relay-auth",
             "metrics",
             "message-memory",
         ];
@@ -150,7 +147,7 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     let text = "idle-timeout = 60\ndrain-timeout = 7\nlisten = ['127.0.0.1:1', '127.0.0.1:2']";
     let config = resolve(&[("idle-timeout", "5"), ("listen", "127.0.0.1:3")], text).unwrap();
     assert_eq!((config.idle_timeout.as_secs(), config.drain_timeout.as_secs()), (5, 7));
-    assert_eq!(config.listen, ["127.0.0.1:3".parse().unwrap()], "the list is replaced, not added to");
+    assert_eq!(config.listen, [Listen::on("127.0.0.1:3".parse().unwrap())], "the list is replaced, not added to");
     assert_eq!(config.login_timeout, limits::LOGIN_TIMEOUT);
 }
 
@@ -297,8 +294,8 @@ fn zero_is_refused_where_it_makes_no_sense() {
 fn ways_to_deliver_that_do_not_exist_yet_are_told_apart_from_nonsense() {
     for way in ["relay:mx.example.org:25", "relays:[::1]:465", "lmtp:mx.example.org:24", "lmtp:/run/lmtp"] {
         let (message, exit) = refusal(&[("deliver", way)], "");
-        let problem = format!("delivery to {way} by way of a queue is not available in this version");
-        assert_eq!((message, exit), (format!("{problem}: use --sync through, maildir:DIR or discard"), Exit::Usage));
+        let problem = format!("delivery to {way} is not available in this version");
+        assert_eq!((message, exit), (format!("{problem}: use maildir:DIR or discard"), Exit::Usage));
     }
     let (message, exit) = refusal(&[], "route = ['a.example=discard']");
     let problem = "delivery by recipient domain is not available in this version";
@@ -306,26 +303,6 @@ fn ways_to_deliver_that_do_not_exist_yet_are_told_apart_from_nonsense() {
     assert!(
         refusal(&[("deliver", "Maildir:/m")], "").0.starts_with("--deliver: \"Maildir:/m\" is no way to deliver: ")
     );
-}
-
-#[test]
-fn handing_through_needs_one_place_that_answers_for_the_whole_message() {
-    let config = of_flags(&[("deliver", "relay:mx.example.org:25"), ("sync", "through")]);
-    assert_eq!((config.sync, config.relay_tls), (SyncPolicy::Through, None));
-    assert!(resolve(&[("deliver", "maildir:/m"), ("sync", "through")], "").is_ok());
-    let (message, exit) = refusal(&[("deliver", "lmtp:mx:24"), ("sync", "through")], "");
-    let problem = "--sync through has one answer for a message, and LMTP one for each recipient";
-    assert_eq!((message, exit), (format!("{problem}: use relay:HOST:PORT, or --sync commit"), Exit::Usage));
-    let (message, exit) = refusal(&[("deliver", "relay:mx:25")], "sync = 'through'\nroute = 'a.example=discard'");
-    let problem = "--sync through has one answer for a message, and --route more than one place";
-    assert_eq!((message, exit), (format!("{problem}: leave --route out, or use --sync commit"), Exit::Config));
-}
-
-#[test]
-fn a_place_that_begins_with_tls_cannot_do_without() {
-    let (message, exit) = refusal(&[("deliver", "relays:mx:4465"), ("relay-tls", "off"), ("sync", "through")], "");
-    let problem = "relays:mx:4465 begins with TLS, and --relay-tls is off";
-    assert_eq!((message, exit), (format!("{problem}: leave --relay-tls out, or write relay:"), Exit::Usage));
 }
 
 #[test]

@@ -124,6 +124,28 @@ words! {
 }
 
 words! {
+    /// What became of the early data of a connection (RFC 8446 §2.3).
+    EarlyData by "result" {
+        /// The client offered none.
+        None = "none",
+        /// It was taken.
+        Accepted = "accepted",
+        /// It was skipped, and the client had to send the same again.
+        Rejected = "rejected",
+    }
+}
+
+words! {
+    /// When a message that came as early data was stored.
+    EarlyCommit by "commit" {
+        /// Before the client had finished its handshake, because the message bears a token.
+        AtOnce = "at_once",
+        /// It had to wait until the client had, or for ever.
+        Waited = "waited",
+    }
+}
+
+words! {
     /// How a connection ended.
     OutcomeKind by "outcome" {
         /// The client said QUIT.

@@ -204,7 +204,7 @@ mod tests {
             text(examples::connection_ended(Outcome::Quit)),
             "2026-01-01T00:00:00.123Z info connection_ended id=ab shard=1 client=192.0.2.7:40000 listener=starttls \
              outcome=quit reason=- start=full qhlo=matched tls=TLSv1.3 cipher=TLS_AES_128_GCM_SHA256 session=resumed \
-             user=ann messages=1 errors=0 flights_in=3 flights_out=2 bytes_in=5000 bytes_out=700 duration_us=123456\n"
+             early_data=accepted user=ann messages=1 errors=0 flights_in=3 flights_out=2 bytes_in=5000 bytes_out=700 duration_us=123456\n"
         );
     }
 

@@ -16,7 +16,10 @@ pub use cell::{Count, Counts, Gauge, Histogram};
 
 use super::{
     event::{ConnectionEnded, Event, MessageStored, Outcome},
-    label::{AuthOutcome, Bound, Handshake, Hello, OutcomeKind, QhloId, ReloadResult, ReplyClass, Shortcut},
+    label::{
+        AuthOutcome, Bound, EarlyCommit, EarlyData, Handshake, Hello, OutcomeKind, QhloId, ReloadResult, ReplyClass,
+        Shortcut,
+    },
 };
 
 /// All figures of the process.
@@ -106,6 +109,10 @@ pub struct ShardMetrics {
     pub tls_handshake_seconds: Histogram<SHORT>,
     /// Connections that ended because TLS failed (counted by `observe`).
     pub tls_failures: Count,
+    /// Connections inside TLS by what became of their early data.
+    pub early_data: Counts<EarlyData>,
+    /// Messages that came as early data.
+    pub early_messages: Counts<EarlyCommit>,
     /// Hello commands accepted.
     pub hellos: Counts<Hello>,
     /// QHLO ids judged.

@@ -6,6 +6,7 @@
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::net::{TcpListener, TcpStream};
@@ -81,8 +82,8 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, endpoint: Endpoint) {
     let now = shard.clock.now();
     let peer = Peer { client, server: local_ip(&stream, endpoint) };
     let opening = endpoint.opening;
-    let server = Server::new(shard.settings(), shard.resources.clone(), peer, opening, now);
-    let connection = Connection::new(server, opening, shard.configs.clone(), now);
+    let server = Server::new(shard.settings(endpoint.returning), shard.resources.clone(), peer, opening, now);
+    let connection = Connection::new(server, opening, Arc::clone(shard.configs.of(endpoint.returning)), now);
     let identity = Identity { connection: shard.next_connection_id(), shard: shard.number, client, opening };
     let conversation = Conversation::new(Rc::clone(shard), connection, stream, identity, counted);
     let shard = Rc::clone(shard);

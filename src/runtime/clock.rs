@@ -6,7 +6,7 @@ use crate::time::Now;
 
 /// Reads both clocks.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     start: Instant,
 }
 

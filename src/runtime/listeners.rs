@@ -8,12 +8,48 @@ use std::os::fd::AsRawFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::proto::server::Opening;
+use crate::tls::config::Returning;
 
 /// An address to serve, and how connections to it begin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     pub(super) opening: Opening,
+    pub(super) returning: Returning,
+}
+
+/// One of something for each kind of listener, by what a returning client may do there.
+#[derive(Clone, Debug)]
+pub(super) struct ByReturning<T> {
+    start_anew: T,
+    resume: T,
+    send_early_data: T,
+}
+
+impl<T> ByReturning<T> {
+    pub(super) fn each(mut make: impl FnMut(Returning) -> T) -> Self {
+        Self {
+            start_anew: make(Returning::StartAnew),
+            resume: make(Returning::Resume),
+            send_early_data: make(Returning::SendEarlyData),
+        }
+    }
+
+    pub(super) fn try_each<E>(mut make: impl FnMut(Returning) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self {
+            start_anew: make(Returning::StartAnew)?,
+            resume: make(Returning::Resume)?,
+            send_early_data: make(Returning::SendEarlyData)?,
+        })
+    }
+
+    pub(super) fn of(&self, returning: Returning) -> &T {
+        match returning {
+            Returning::StartAnew => &self.start_anew,
+            Returning::Resume => &self.resume,
+            Returning::SendEarlyData => &self.send_early_data,
+        }
+    }
 }
 
 /// A listening socket that belongs to one shard.
@@ -111,11 +147,12 @@ mod tests {
 
     use super::{Endpoint, ListenerSettings, listen};
     use crate::proto::server::Opening;
+    use crate::tls::config::Returning;
 
     const SETTINGS: ListenerSettings = ListenerSettings { backlog: 8, fast_open: 8 };
 
     fn endpoint(address: &str) -> Endpoint {
-        Endpoint { address: address.parse().unwrap(), opening: Opening::Clear }
+        Endpoint { address: address.parse().unwrap(), opening: Opening::Clear, returning: Returning::SendEarlyData }
     }
 
     #[test]

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::event::{ConnectionEnded, ConnectionId, MessageStored, Outcome, TlsFacts, UserName};
-use crate::observe::label::{self, BodyKind, ListenerKind, QhloId, QhloOutcome, Resumption, Shortcut, TlsVersion};
+use crate::observe::label::{
+    self, BodyKind, EarlyCommit, ListenerKind, QhloId, QhloOutcome, Resumption, Shortcut, TlsVersion,
+};
 use crate::observe::metrics::ShardMetrics;
 use crate::proto::channel;
 use crate::proto::command::Body;
 use crate::proto::message::Message;
 use crate::proto::server::{self, Opening, Server, Start, Tally};
 use crate::proto::trace::Hello;
+use crate::tls::session::EarlyOutcome;
 use crate::wire::{Connection, failure_name};
 
 /// Bytes and flights of one connection.
@@ -54,6 +57,7 @@ pub(super) fn connection_ended(
         listener: listener_kind(identity.opening),
         start: start(tally.start),
         tls: server.tls().map(tls_facts),
+        early_data: early_data(connection.early_outcome()),
         user: user(server),
         qhlo: qhlo_outcome(tally),
         flights_in: traffic.flights_in,
@@ -93,7 +97,8 @@ pub(super) fn user(server: &Server) -> Option<UserName> {
 
 /// Counts what the summary of a connection does not.
 pub(super) fn count(connection: &Connection, metrics: &ShardMetrics) {
-    let tally = connection.server().tally();
+    let server = connection.server();
+    let tally = server.tally();
     for _ in 0..tally.ids_matched {
         metrics.qhlo_ids.count(QhloId::Matched);
     }
@@ -108,6 +113,15 @@ pub(super) fn count(connection: &Connection, metrics: &ShardMetrics) {
     }
     if tally.start == Start::PipeConnect {
         metrics.shortcuts.count(Shortcut::PipeConnect);
+    }
+    if server.tls().is_some() {
+        metrics.early_data.count(early_data(connection.early_outcome()));
+    }
+    for _ in 0..tally.messages_early {
+        metrics.early_messages.count(EarlyCommit::AtOnce);
+    }
+    for _ in 0..tally.messages_waited {
+        metrics.early_messages.count(EarlyCommit::Waited);
     }
     if let Some(hello) = tally.hello {
         metrics.hellos.count(match hello {
@@ -141,6 +155,14 @@ fn tls_facts(facts: channel::TlsFacts) -> TlsFacts {
         version: if facts.version == "TLSv1.2" { TlsVersion::Tls12 } else { TlsVersion::Tls13 },
         cipher: facts.cipher,
         resumption: if facts.resumed { Resumption::Resumed } else { Resumption::Full },
+    }
+}
+
+fn early_data(outcome: EarlyOutcome) -> label::EarlyData {
+    match outcome {
+        EarlyOutcome::None => label::EarlyData::None,
+        EarlyOutcome::Accepted => label::EarlyData::Accepted,
+        EarlyOutcome::Rejected => label::EarlyData::Rejected,
     }
 }
 

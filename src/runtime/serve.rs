@@ -21,18 +21,18 @@ use super::admission::AddressCounts;
 use super::certificates::{CertificateFiles, CertificateLoader, CertificateWarning};
 use super::clock::Clock;
 use super::delivery::{Delivery, DeliverySettings};
-use super::listeners::{Endpoint, Listener, ListenerSettings, listen};
+use super::listeners::{ByReturning, Endpoint, Listener, ListenerSettings as SocketSettings, listen};
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
 use super::once::OnceRegistry;
 use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::report::listener_kind;
-use super::shard::{self, Order, ShardParts, ShardThread, try_executor};
+use super::shard::{self, ListenerSettings, Order, ShardParts, ShardThread, try_executor};
 use super::state_directory::StateDirectory;
 use super::users_file::{Reload, UsersFile};
 use crate::auth::throttle::ThrottleSettings;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::exit::Exit;
 use crate::limits;
 use crate::observe::event::{
@@ -48,7 +48,7 @@ use crate::relay::SyncPolicy;
 use crate::spool::once::OnceBounds;
 use crate::time::Now;
 use crate::tls::cache::SessionCache;
-use crate::tls::config::ServerSettings;
+use crate::tls::config::{Returning, ServerSettings};
 use crate::tls::store::SessionStore;
 
 /// Why the server does not run: what went wrong, what to do about it, and the exit code. Prints on one line.
@@ -118,12 +118,12 @@ struct Service {
     metrics: Arc<Metrics>,
     health: Health,
     metrics_server: Option<MetricsServer>,
-    settings: Arc<ArcSwap<Settings>>,
+    settings: Arc<ArcSwap<ListenerSettings>>,
     secrets: QhloSecrets,
     /// When a rotation that failed was last told of.
     rotation_failed: Option<Duration>,
     certificates: CertificateLoader,
-    sessions: Arc<dyn SessionStore>,
+    sessions: ByReturning<Arc<SessionCache>>,
     users: Arc<Users>,
     passwords: Passwords,
     once: Arc<OnceRegistry>,
@@ -190,8 +190,7 @@ impl Service {
         let users = Arc::new(Users { file: Mutex::new(users), clock, log: log.clone(), metrics: Arc::clone(&metrics) });
         let before_hashing = Arc::clone(&users);
         passwords.look_before_hashing(Box::new(move |passwords| before_hashing.reload_if_changed(passwords)));
-        let sessions = SessionCache::new(config.tls_sessions, limits::TLS_SESSION_LIFETIME)
-            .map_err(|error| ServeError::new(Exit::System, error, "ask for fewer with --tls-sessions"))?;
+        let sessions = open_sessions(&config)?;
         let health = Health::default();
         let metrics_server = config
             .metrics
@@ -219,7 +218,7 @@ impl Service {
             secrets,
             rotation_failed: None,
             certificates,
-            sessions: Arc::new(sessions),
+            sessions,
             users,
             passwords,
             once,
@@ -247,11 +246,12 @@ impl Service {
                 clock: self.clock,
                 listeners,
                 settings: Arc::clone(&self.settings),
-                tls: ServerSettings {
+                tls: ByReturning::each(|returning| ServerSettings {
                     certificates: self.certificates.certificates(),
                     minimum_version: self.config.tls_min,
-                    sessions: Arc::clone(&self.sessions),
-                },
+                    sessions: Arc::<SessionCache>::clone(self.sessions.of(returning)),
+                    returning,
+                }),
                 message_memory: self.config.message_memory,
                 connections_max,
                 greet_pause: self.config.greet_pause,
@@ -313,7 +313,9 @@ impl Service {
 
     fn tick(&mut self) {
         let now = self.clock.now();
-        self.sessions.tick(now);
+        for returning in Returning::ALL {
+            self.sessions.of(returning).tick(now);
+        }
         self.users.reload_if_changed(&self.passwords);
         if let Some(forgotten) = self.once.tick(now) {
             self.report(forgotten);
@@ -421,14 +423,18 @@ fn shard_count(config: &Config) -> u16 {
     u16::try_from(config.shards).unwrap_or(u16::MAX)
 }
 
-fn protocol_settings(config: &Config, secrets: &QhloSecrets) -> Settings {
+fn protocol_settings(config: &Config, secrets: &QhloSecrets) -> ListenerSettings {
+    ByReturning::each(|returning| Arc::new(conversation_settings(config, secrets, returning)))
+}
+
+fn conversation_settings(config: &Config, secrets: &QhloSecrets, returning: Returning) -> Settings {
     let offer = Offer {
         hostname: config.hostname.clone(),
         message_bytes_max: config.max_message_size,
         recipients_max: config.recipients_max,
         messages_max: config.messages_max,
         early_ehlo: config.greet_pause.is_zero(),
-        early_data: false,
+        early_data: returning == Returning::SendEarlyData,
         once: false,
     };
     Settings {
@@ -514,14 +520,31 @@ fn open_certificates(
     Ok(loader)
 }
 
+/// Where sessions are kept: apart for listeners that allow different things with them, and only where there is one.
+fn open_sessions(config: &Config) -> Result<ByReturning<Arc<SessionCache>>, ServeError> {
+    let open = |returning| {
+        let is_used =
+            config.listen.iter().chain(&config.listen_tls).any(|listen| config.returning(listen) == returning);
+        let sessions_max = if is_used && returning != Returning::StartAnew { config.tls_sessions } else { 0 };
+        SessionCache::new(sessions_max, limits::TLS_SESSION_LIFETIME).map(Arc::new)
+    };
+    ByReturning::try_each(open)
+        .map_err(|error| ServeError::new(Exit::System, error, "ask for fewer with --tls-sessions"))
+}
+
 /// All listeners, by shard.
 fn open_listeners(config: &Config) -> Result<(Vec<Endpoint>, Vec<Vec<Listener>>), ServeError> {
-    let settings = ListenerSettings { backlog: config.backlog, fast_open: config.fast_open };
-    let clear = config.listen.iter().map(|address| Endpoint { address: *address, opening: Opening::Clear });
-    let tls = config.listen_tls.iter().map(|address| Endpoint { address: *address, opening: Opening::ImplicitTls });
+    let settings = SocketSettings { backlog: config.backlog, fast_open: config.fast_open };
+    let endpoints_of = |listeners: &[Listen], opening| {
+        let endpoint =
+            |listen: &Listen| Endpoint { address: listen.address, opening, returning: config.returning(listen) };
+        listeners.iter().map(endpoint).collect::<Vec<_>>()
+    };
+    let clear = endpoints_of(&config.listen, Opening::Clear);
+    let tls = endpoints_of(&config.listen_tls, Opening::ImplicitTls);
     let mut by_shard: Vec<Vec<Listener>> = (0..config.shards).map(|_| Vec::new()).collect();
     let mut endpoints = Vec::new();
-    for endpoint in clear.chain(tls) {
+    for endpoint in clear.into_iter().chain(tls) {
         let listeners = listen(endpoint, config.shards, settings).map_err(|error| cannot_listen(endpoint, &error))?;
         endpoints.extend(listeners.first().map(|listener| listener.endpoint));
         for (shard, listener) in by_shard.iter_mut().zip(listeners) {

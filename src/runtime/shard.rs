@@ -18,7 +18,7 @@ use super::admission::AddressCounts;
 use super::clock::Clock;
 use super::connections::Connections;
 use super::delivery::Delivery;
-use super::listeners::Listener;
+use super::listeners::{ByReturning, Listener};
 use super::log_writer::Log;
 use super::once::OnceRegistry;
 use super::passwords::ShardPasswords;
@@ -26,7 +26,7 @@ use crate::limits;
 use crate::observe::event::{ConnectionId, Event};
 use crate::observe::metrics::ShardMetrics;
 use crate::proto::server::{Resources, Settings};
-use crate::tls::config::{ServerConfigs, ServerSettings};
+use crate::tls::config::{Returning, ServerConfigs, ServerSettings};
 use crate::wire::Output;
 
 /// What a shard is made of; made by the first thread, moved to the shard's own.
@@ -35,8 +35,8 @@ pub(super) struct ShardParts {
     pub(super) core: Option<usize>,
     pub(super) clock: Clock,
     pub(super) listeners: Vec<Listener>,
-    pub(super) settings: Arc<ArcSwap<Settings>>,
-    pub(super) tls: ServerSettings,
+    pub(super) settings: Arc<ArcSwap<ListenerSettings>>,
+    pub(super) tls: ByReturning<ServerSettings>,
     pub(super) message_memory: u64,
     pub(super) connections_max: u32,
     pub(super) greet_pause: Duration,
@@ -49,6 +49,9 @@ pub(super) struct ShardParts {
     pub(super) log: Log,
     pub(super) orders: flume::Receiver<Order>,
 }
+
+/// The settings of conversations, by listener: only what they announce differs.
+pub(super) type ListenerSettings = ByReturning<Arc<Settings>>;
 
 /// What the first thread tells a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +66,7 @@ pub(super) enum Order {
 pub(super) struct Shard {
     pub(super) number: u16,
     pub(super) clock: Clock,
-    pub(super) configs: Arc<ServerConfigs>,
+    pub(super) configs: ByReturning<Arc<ServerConfigs>>,
     pub(super) resources: Arc<Resources>,
     pub(super) connections: Rc<Connections>,
     pub(super) connections_max: u32,
@@ -74,9 +77,9 @@ pub(super) struct Shard {
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
     pub(super) receive_buffer: RefCell<Box<[u8]>>,
-    settings: Arc<ArcSwap<Settings>>,
+    settings: Arc<ArcSwap<ListenerSettings>>,
     /// The settings as this shard has copied them, so that counting their users touches no other shard's cache.
-    own_settings: RefCell<(Arc<Settings>, Arc<Settings>)>,
+    own_settings: RefCell<(ListenerSettings, Arc<ListenerSettings>)>,
     greet_pause: Duration,
     drain_timeout: Duration,
     outputs: RefCell<Vec<Output>>,
@@ -113,7 +116,7 @@ async fn run(parts: ShardParts) -> usize {
     let shard = Rc::new(Shard {
         number: parts.number,
         clock: parts.clock,
-        configs: Arc::new(ServerConfigs::new(&parts.tls)),
+        configs: ByReturning::each(|returning| Arc::new(ServerConfigs::new(parts.tls.of(returning)))),
         resources: Arc::new(Resources::new(parts.number, parts.message_memory)),
         connections: Rc::default(),
         connections_max: parts.connections_max,
@@ -123,7 +126,7 @@ async fn run(parts: ShardParts) -> usize {
         once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
-        own_settings: RefCell::new((Arc::new(Settings::clone(&current)), current)),
+        own_settings: RefCell::new((own_copy(&current), current)),
         settings: parts.settings,
         greet_pause: parts.greet_pause,
         drain_timeout: parts.drain_timeout,
@@ -153,17 +156,17 @@ async fn run(parts: ShardParts) -> usize {
 
 impl Shard {
     /// The settings for a new connection.
-    pub(super) fn settings(&self) -> Arc<Settings> {
+    pub(super) fn settings(&self, returning: Returning) -> Arc<Settings> {
         let current = self.settings.load();
         let mut own = self.own_settings.borrow_mut();
         if !Arc::ptr_eq(&own.1, &current) {
-            *own = (Arc::new(Settings::clone(&current)), Arc::clone(&current));
+            *own = (own_copy(&current), Arc::clone(&current));
         }
-        Arc::clone(&own.0)
+        Arc::clone(own.0.of(returning))
     }
 
     pub(super) fn idle_timeout(&self) -> Duration {
-        self.own_settings.borrow().0.timeouts.idle
+        self.own_settings.borrow().0.of(Returning::default()).timeouts.idle
     }
 
     pub(super) fn greet_pause(&self) -> Duration {
@@ -221,6 +224,10 @@ impl Shard {
             sleep(DRAIN_LOOK).await;
         }
     }
+}
+
+fn own_copy(settings: &ListenerSettings) -> ListenerSettings {
+    ByReturning::each(|returning| Arc::new(Settings::clone(settings.of(returning))))
 }
 
 /// Runs a task on this shard. One that panics ends alone: the executor by itself would end with it, and all connections of

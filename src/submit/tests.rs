@@ -26,7 +26,7 @@ use crate::time::Now;
 use crate::tls::Version;
 use crate::tls::cache::SessionCache;
 use crate::tls::certificate::{Certificate, SelfSigned, chain_from_pem};
-use crate::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
+use crate::tls::config::{CertificateSet, Certificates, Returning, ServerConfigs, ServerSettings};
 use crate::wire::{Connection, Output, Step};
 
 /// A server that takes one connection after the other and passes on what it was given.
@@ -85,6 +85,7 @@ fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
         certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
         minimum_version: Version::Tls12,
         sessions: Arc::new(SessionCache::new(64, Duration::from_secs(60)).unwrap()),
+        returning: Returning::SendEarlyData,
     }));
     let rules = Arc::new(rules(message_bytes_max));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{ConnectionId, Describe, Fields, Severity, Text, UserName, microseconds, optional_text};
-use crate::observe::label::{Bound, ListenerKind, OutcomeKind, QhloOutcome, Resumption, Start, TlsVersion};
+use crate::observe::label::{Bound, EarlyData, ListenerKind, OutcomeKind, QhloOutcome, Resumption, Start, TlsVersion};
 
 /// A connection is over: its summary.
 ///
@@ -27,6 +27,8 @@ pub struct ConnectionEnded {
     pub start: Start,
     /// What the handshake agreed on, if one was completed.
     pub tls: Option<TlsFacts>,
+    /// What became of the client's early data.
+    pub early_data: EarlyData,
     /// Who authenticated, if anyone.
     pub user: Option<UserName>,
     /// What became of the QHLO ids; a mismatch anywhere counts as one.
@@ -127,6 +129,7 @@ impl Describe for ConnectionEnded {
         optional_text(fields, "tls", self.tls.map(|tls| tls.version.word()));
         optional_text(fields, "cipher", self.tls.map(|tls| tls.cipher));
         optional_text(fields, "session", self.tls.map(|tls| tls.resumption.word()));
+        fields.text("early_data", self.early_data.word());
         optional_text(fields, "user", self.user.as_deref());
         fields.number("messages", self.messages.into());
         fields.number("errors", self.errors.into());

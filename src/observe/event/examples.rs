@@ -10,7 +10,7 @@ use super::{
     MessageStored, OnceTokensForgotten, Outcome, Ready, SessionPanicked, Stopped, TlsFacts, UsersReloadFailed,
     UsersReloaded, Warning,
 };
-use crate::observe::label::{BodyKind, Bound, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
+use crate::observe::label::{BodyKind, Bound, EarlyData, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
 
 pub(crate) fn client() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 7], 40_000))
@@ -28,6 +28,7 @@ pub(crate) fn connection_ended(outcome: Outcome) -> ConnectionEnded {
             cipher: "TLS_AES_128_GCM_SHA256",
             resumption: Resumption::Resumed,
         }),
+        early_data: EarlyData::Accepted,
         user: Some("ann".into()),
         qhlo: QhloOutcome::Matched,
         flights_in: 3,

@@ -81,7 +81,10 @@ impl ShardPage<'_, '_> {
         self.histogram("tls_handshake", "From ClientHello to the handshake's end", |shard| {
             &shard.tls_handshake_seconds
         })?;
-        self.count("tls_failures", "Connections ended because TLS failed", |shard| &shard.tls_failures)
+        self.count("tls_failures", "Connections ended because TLS failed", |shard| &shard.tls_failures)?;
+        self.counts("early_data", "Connections inside TLS, by what became of their early data", |shard| {
+            &shard.early_data
+        })
     }
 
     fn encode_commands(&mut self) -> fmt::Result {
@@ -96,6 +99,9 @@ impl ShardPage<'_, '_> {
         self.count("messages_stored", "Messages stored durably", |shard| &shard.messages_stored)?;
         self.count("messages_repeated", "Messages acknowledged again and not stored again", |shard| {
             &shard.messages_repeated
+        })?;
+        self.counts("early_messages", "Messages that came as early data, by when they were stored", |shard| {
+            &shard.early_messages
         })?;
         self.counts("messages_refused", "Messages refused, by class of reply", |shard| &shard.messages_refused)?;
         self.count("recipients", "Recipients of stored messages", |shard| &shard.recipients)?;

@@ -10,7 +10,6 @@
 //! panic too.
 
 mod maildir;
-pub mod relay;
 
 use std::any::Any;
 use std::cell::RefCell;
