@@ -1,5 +1,4 @@
-//! Plays the dialogs in `tests/dialogs/`, with TLS 1.2 and with TLS 1.3: whole, byte by byte, cut at every offset, and with
-//! each character in a TLS record of its own.
+//! Plays the dialogs in `tests/dialogs/`, with TLS 1.2 and with TLS 1.3: whole, byte by byte, and cut at every offset.
 //!
 //! A dialog is written as in Appendix A of the draft. `C:` begins a packet of the client's, `S:` one of the server's; lines
 //! without either belong to the same packet. How to write one is told in `tests/dialogs/README.md`.
@@ -11,12 +10,14 @@ mod support;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use data_encoding::BASE64;
 use onetrip::proto::command::{Notify, Ret};
 use onetrip::proto::envelope::Envelope;
 use onetrip::proto::server::Opening;
 use onetrip::tls::Versions;
+use onetrip::tls::session::EarlyOutcome;
 use support::{Client, Driver, PASSWORD, Site, USER, client_tls};
 
 #[derive(Clone, Debug, Default)]
@@ -101,8 +102,6 @@ impl Dialog {
 enum Cut {
     Whole,
     EveryByte,
-    /// Inside TLS too: each character is a record.
-    EveryCharacter,
     /// Each packet after so many bytes.
     At(usize),
 }
@@ -111,7 +110,7 @@ impl Cut {
     fn pieces(self, packet: &[u8]) -> Vec<&[u8]> {
         match self {
             Self::Whole => vec![packet],
-            Self::EveryByte | Self::EveryCharacter => packet.chunks(1).collect(),
+            Self::EveryByte => packet.chunks(1).collect(),
             Self::At(offset) => {
                 let (before, after) = packet.split_at(offset.min(packet.len()));
                 vec![before, after]
@@ -126,6 +125,9 @@ struct Played {
     transcript: Vec<String>,
 }
 
+/// Dialogs played so far, so that each has tokens of its own.
+static PLAYS: AtomicUsize = AtomicUsize::new(0);
+
 struct Player<'a> {
     dialog: &'a Dialog,
     version: &'static str,
@@ -135,6 +137,7 @@ struct Player<'a> {
     ids: HashMap<&'static str, String>,
     packet_number: usize,
     mail_packet: Option<usize>,
+    token: String,
     played: Played,
 }
 
@@ -146,12 +149,15 @@ impl<'a> Player<'a> {
         let warm = dialog.fact("client").contains("session");
         let config = if warm { config } else { client_tls(versions) };
         let logged_in = dialog.fact("logged-in") == "yes";
+        let restarted = (dialog.fact("tickets") == "lost").then(|| site.restarted());
+        let site = restarted.as_ref().unwrap_or(site);
         let implicit = logged_in || dialog.fact("listener") == "tls";
         let server = site.connect(if implicit { Opening::ImplicitTls } else { Opening::Clear });
         let played = Played { longest_packet: 0, transcript: Vec::new() };
+        let token = format!("token-{}", PLAYS.fetch_add(1, Ordering::Relaxed));
         let client = Client::new(config);
         let mut player =
-            Self { dialog, version, cut, server, client, ids, packet_number: 0, mail_packet: None, played };
+            Self { dialog, version, cut, server, client, ids, packet_number: 0, mail_packet: None, token, played };
         if logged_in {
             player.log_in();
         }
@@ -209,6 +215,7 @@ impl<'a> Player<'a> {
             match item {
                 "TCP SYN" | "ACK" | "ACK only" => {}
                 "TLS client hello" => self.client.begin_tls(&mut bytes),
+                "TLS client hello, early data" => self.client.begin_tls_early(),
                 _ if item.starts_with("TLS") => {
                     assert!(!bytes.is_empty(), "{}: TLS has nothing to say", self.place());
                 }
@@ -223,7 +230,7 @@ impl<'a> Player<'a> {
                         Some(unfinished) => unescape(unfinished),
                         None => format!("{}\r\n", unescape(&text)),
                     };
-                    self.say(line.as_bytes(), &mut bytes);
+                    self.client.say(line.as_bytes(), &mut bytes);
                 }
             }
         }
@@ -231,17 +238,11 @@ impl<'a> Player<'a> {
         bytes
     }
 
-    fn say(&mut self, line: &[u8], packet: &mut Vec<u8>) {
-        let piece_bytes = if let Cut::EveryCharacter = self.cut { 1 } else { line.len().max(1) };
-        for piece in line.chunks(piece_bytes) {
-            self.client.say(piece, packet);
-        }
-    }
-
     fn fill_in(&self, line: &str, data_bytes: usize) -> String {
         let credentials = |password: &str| BASE64.encode(format!("\0{USER}\0{password}").as_bytes());
         line.replace("<id connect>", &self.ids["connect"])
             .replace("<id secured>", &self.ids["secured"])
+            .replace("<token>", &self.token)
             .replace("<wrong id>", "AAAAAAAAAAAAAAAA")
             .replace("<credentials>", &credentials(PASSWORD))
             .replace("<bad credentials>", &credentials("guess"))
@@ -301,7 +302,13 @@ impl<'a> Player<'a> {
         if let Some(expected) = self.dialog.mail_in_packet(self.version) {
             assert_eq!(self.mail_packet, Some(expected), "{}: MAIL is in packet", self.place());
         }
-        if self.dialog.fact("client").contains("session") {
+        let early_data = self.dialog.fact("early-data");
+        if !early_data.is_empty() {
+            let outcomes = (self.client.early_outcome(), self.server.connection.early_outcome());
+            let expected = if early_data == "accepted" { EarlyOutcome::Accepted } else { EarlyOutcome::Rejected };
+            assert_eq!(outcomes, (expected, expected), "{}: early data", self.place());
+        }
+        if self.dialog.fact("client").contains("session") && self.dialog.fact("tickets") != "lost" {
             assert!(self.client.is_resumed(), "{}: the session was not resumed", self.place());
         }
     }
@@ -434,12 +441,12 @@ fn each(play: impl Fn(&Dialog, &'static str) + Sync) {
     let dialogs = dialogs();
     let jobs: Vec<(&Dialog, &'static str)> =
         dialogs.iter().flat_map(|dialog| dialog.versions().into_iter().map(move |version| (dialog, version))).collect();
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some((dialog, version)) = jobs.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                while let Some((dialog, version)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     play(dialog, version);
                 }
             });
@@ -458,13 +465,6 @@ fn every_dialog_plays_as_written() {
 fn every_dialog_plays_the_same_when_its_bytes_arrive_one_at_a_time() {
     each(|dialog, version| {
         Player::new(dialog, version, Cut::EveryByte, &site_of(dialog)).play();
-    });
-}
-
-#[test]
-fn every_dialog_plays_the_same_when_each_character_is_a_record_of_its_own() {
-    each(|dialog, version| {
-        Player::new(dialog, version, Cut::EveryCharacter, &site_of(dialog)).play();
     });
 }
 

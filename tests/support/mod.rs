@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use onetrip::limits;
 use onetrip::proto::body::BareNewline;
 use onetrip::proto::credential::{Member, Senders, Verdict};
 use onetrip::proto::extension::{Listing, Offer};
-use onetrip::proto::message::Message;
+use onetrip::proto::message::{Message, MessageId};
 use onetrip::proto::proof::Committed;
 use onetrip::proto::qhlo_id::{Binding, Point, QhloIds};
 use onetrip::proto::server::{
@@ -20,8 +21,8 @@ use onetrip::time::Now;
 use onetrip::tls::cache::SessionCache;
 use onetrip::tls::certificate::{Certificate, SelfSigned};
 use onetrip::tls::client::{ClientSettings, Trust, client_config};
-use onetrip::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
-use onetrip::tls::session::ClientSession;
+use onetrip::tls::config::{CertificateSet, Certificates, Returning, ServerConfigs, ServerSettings};
+use onetrip::tls::session::{ClientSession, EarlyOutcome};
 use onetrip::tls::{Version, Versions};
 use onetrip::wire::{Connection, Output, Step};
 use rustls::ClientConfig;
@@ -42,7 +43,13 @@ pub struct Site {
     pub settings: Arc<Settings>,
     pub resources: Arc<Resources>,
     pub configs: Arc<ServerConfigs>,
+    certificates: Arc<Certificates>,
+    tokens: Tokens,
 }
+
+/// Users and tokens of the messages stored so far, with the name of each message: what a registry of tokens does, as far as
+/// connections that store one after the other can tell.
+type Tokens = Arc<Mutex<HashMap<(String, String), MessageId>>>;
 
 impl Site {
     pub fn new() -> Self {
@@ -56,15 +63,24 @@ impl Site {
         let made = SelfSigned::new(HOSTNAME, NOW).expect("a certificate is made");
         let certificate =
             Certificate::from_pem(made.certificate.as_bytes(), made.key.as_bytes()).expect("the certificate is read");
-        let tls = ServerSettings {
-            certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
-            minimum_version: Version::Tls12,
-            sessions: Arc::new(SessionCache::new(1_024, limits::TLS_SESSION_LIFETIME).unwrap()),
-        };
+        let certificates = Arc::new(Certificates::new(CertificateSet::new(&certificate, &[])));
         Self {
             settings: Arc::new(settings),
             resources: Arc::new(Resources::new(0, 1 << 30)),
-            configs: Arc::new(ServerConfigs::new(&tls)),
+            configs: configs(&certificates),
+            certificates,
+            tokens: Tokens::default(),
+        }
+    }
+
+    /// The same server after a restart: it has forgotten all TLS sessions, and remembers the tokens.
+    pub fn restarted(&self) -> Self {
+        Self {
+            settings: Arc::clone(&self.settings),
+            resources: Arc::clone(&self.resources),
+            configs: configs(&self.certificates),
+            certificates: Arc::clone(&self.certificates),
+            tokens: Arc::clone(&self.tokens),
         }
     }
 
@@ -75,12 +91,22 @@ impl Site {
         Driver {
             connection,
             output: Output::default(),
+            tokens: Arc::clone(&self.tokens),
             stored: Vec::new(),
             storage: Ok(()),
             closed: false,
             greeted: false,
         }
     }
+}
+
+fn configs(certificates: &Arc<Certificates>) -> Arc<ServerConfigs> {
+    Arc::new(ServerConfigs::new(&ServerSettings {
+        certificates: Arc::clone(certificates),
+        minimum_version: Version::Tls12,
+        sessions: Arc::new(SessionCache::new(1_024, limits::TLS_SESSION_LIFETIME).unwrap()),
+        returning: Returning::SendEarlyData,
+    }))
 }
 
 fn settings() -> Settings {
@@ -90,8 +116,8 @@ fn settings() -> Settings {
         recipients_max: 3,
         messages_max: 10,
         early_ehlo: true,
-        early_data: false,
-        once: false,
+        early_data: true,
+        once: true,
     };
     Settings {
         hostname: HOSTNAME.to_owned(),
@@ -121,6 +147,7 @@ fn settings() -> Settings {
 pub struct Driver {
     pub connection: Connection,
     output: Output,
+    tokens: Tokens,
     /// Messages stored so far.
     pub stored: Vec<Message>,
     /// What storage says to the next messages.
@@ -162,16 +189,29 @@ impl Driver {
                     let verdict = if good { accepted() } else { Verdict::Denied { delay: Duration::ZERO } };
                     self.connection.handle_verdict(NOW, verdict, &mut self.output);
                 }
-                Step::Store(message) => {
-                    let result = self.storage.map(|()| Committed::attested_by_storage());
-                    if result.is_ok() {
-                        self.stored.push((*message).clone());
-                    }
+                Step::Store(mut message) => {
+                    let result = self.store(&mut message);
                     self.connection.handle_stored(NOW, result, message, &mut self.output);
                 }
             }
         }
         sent.append(&mut self.output.wire);
+    }
+
+    /// Keeps a message, unless its token says that it is kept already.
+    fn store(&mut self, message: &mut Message) -> Result<Committed, StoreFailure> {
+        self.storage?;
+        let envelope = &message.envelope;
+        if let Some(token) = envelope.once() {
+            let key = (envelope.user().to_owned(), token.to_owned());
+            let first = *self.tokens.lock().unwrap().entry(key).or_insert(message.id);
+            if first != message.id {
+                message.id = first;
+                return Ok(Committed::attested_by_storage());
+            }
+        }
+        self.stored.push(message.clone());
+        Ok(Committed::attested_by_storage())
     }
 }
 
@@ -191,11 +231,13 @@ pub struct Client {
     clear: Vec<u8>,
     pub secure: Vec<u8>,
     tls_seen: bool,
+    /// Is what is said now said as early data?
+    speaks_early: bool,
 }
 
 impl Client {
     pub fn new(config: Arc<ClientConfig>) -> Self {
-        Self { config, session: None, clear: Vec::new(), secure: Vec::new(), tls_seen: false }
+        Self { config, session: None, clear: Vec::new(), secure: Vec::new(), tls_seen: false, speaks_early: false }
     }
 
     /// Begins a TLS handshake and appends its first flight.
@@ -207,8 +249,17 @@ impl Client {
         self.tls_seen = false;
     }
 
+    /// Begins a TLS handshake with early data: what is said until [`Client::flush_tls`] is early, and appended with it.
+    pub fn begin_tls_early(&mut self) {
+        let name = ServerName::try_from(HOSTNAME).expect("a name");
+        self.session = Some(ClientSession::with_early_data(&self.config, name).expect("a session"));
+        self.tls_seen = false;
+        self.speaks_early = true;
+    }
+
     /// Appends what TLS has to say by itself.
     pub fn flush_tls(&mut self, packet: &mut Vec<u8>) {
+        self.speaks_early = false;
         if let Some(session) = &mut self.session {
             session.send(packet);
         }
@@ -218,6 +269,10 @@ impl Client {
     pub fn say(&mut self, text: &[u8], packet: &mut Vec<u8>) {
         match &mut self.session {
             None => packet.extend_from_slice(text),
+            Some(session) if self.speaks_early => {
+                assert_eq!(session.write_early(text), text.len(), "the client has no ticket for early data");
+                session.send(packet);
+            }
             Some(session) => {
                 assert_eq!(session.write(text), text.len());
                 session.send(packet);
@@ -270,6 +325,11 @@ impl Client {
             let taken = session.receive(bytes).expect("the server speaks TLS");
             bytes = &bytes[taken..];
         }
+    }
+
+    /// What became of the early data.
+    pub fn early_outcome(&self) -> EarlyOutcome {
+        self.session.as_ref().map_or(EarlyOutcome::None, ClientSession::early_outcome)
     }
 
     pub fn is_resumed(&self) -> bool {
