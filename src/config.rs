@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::exit::Exit;
-use crate::relay::Destination;
+use crate::relay::{Destination, RelayTls, SyncPolicy};
 use crate::tls::config::Returning;
 use file::FileValues;
 use kind::{Cores, DomainName, Kind, bytes};
@@ -271,13 +271,42 @@ fn check_destinations(config: &Config, given: &Given<'_>) -> Result<(), ConfigEr
         return Err(given.mismatch(&["route"], problem, "give one destination for each domain"));
     }
     let all = || std::iter::once(&config.deliver).chain(config.route.iter().map(|route| &route.destination));
-    if let Some(other) = all().find(|place| matches!(place, Destination::Relay { .. } | Destination::Lmtp(_))) {
-        let problem = format!("delivery to {other} is not available in this version");
-        return Err(given.mismatch(&names, problem, "use maildir:DIR or discard"));
+    if let Some(clear) = all().find(|place| is_implicit(place) && place.tls(config.relay_tls) == RelayTls::Off) {
+        let problem = format!("{clear} begins with TLS, and --relay-tls is off");
+        return Err(given.mismatch(
+            &["deliver", "route", "relay-tls"],
+            problem,
+            "leave --relay-tls out, or write relay:",
+        ));
+    }
+    if config.sync == SyncPolicy::Through {
+        return check_through(config, given);
+    }
+    if let Some(other) = all().find(|place| place.is_remote()) {
+        let problem = format!("delivery to {other} by way of a queue is not available in this version");
+        return Err(given.mismatch(&names, problem, "use --sync through, maildir:DIR or discard"));
     }
     if !config.route.is_empty() {
         let problem = "delivery by recipient domain is not available in this version".to_owned();
         return Err(given.mismatch(&names, problem, "leave --route out"));
+    }
+    Ok(())
+}
+
+fn is_implicit(place: &Destination) -> bool {
+    matches!(place, Destination::Relay { implicit_tls: true, .. })
+}
+
+/// One reply must answer for the whole message.
+fn check_through(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {
+    let names = ["deliver", "route", "sync"];
+    if matches!(config.deliver, Destination::Lmtp(_)) {
+        let problem = "--sync through has one answer for a message, and LMTP one for each recipient".to_owned();
+        return Err(given.mismatch(&names, problem, "use relay:HOST:PORT, or --sync commit"));
+    }
+    if !config.route.is_empty() {
+        let problem = "--sync through has one answer for a message, and --route more than one place".to_owned();
+        return Err(given.mismatch(&names, problem, "leave --route out, or use --sync commit"));
     }
     Ok(())
 }

@@ -397,6 +397,7 @@ pub const TLS_RECORD_BYTES_MAX: usize = 16_384;
 /// What encryption adds to each record of TLS 1.3 in bytes: the type and the authentication tag (RFC 8446 §5.2). A server
 /// that rejects early data skips ciphertext up to its limit, not plaintext.
 pub const TLS_RECORD_OVERHEAD_BYTES: usize = 17;
+
 // ── Early data ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Most bytes of early data that a connection may bring (RFC 8446 §4.2.10): a message without large attachments and what
@@ -404,3 +405,41 @@ pub const TLS_RECORD_OVERHEAD_BYTES: usize = 17;
 /// rejected, so a ticket must never promise more than the listener that it is brought to has: it is a constant, and no
 /// flag.
 pub const TLS_EARLY_DATA_BYTES_MAX: usize = 131_072;
+
+// ── Other servers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Default of `--relay-connections`: connections of one shard to one other server. Servers bear 16 from one client, and
+/// each carries a message per round trip.
+pub const RELAY_CONNECTIONS: usize = 16;
+
+/// Default of `--relay-idle`: how long a connection waits for the next message. Servers wait five minutes (RFC 5321
+/// §4.5.3.2.7), busy ones less; whoever ends it first should be we, so that no message meets a closing door.
+pub const RELAY_IDLE: Duration = Duration::from_secs(30);
+
+/// The port on which TLS comes first (RFC 8314 §7.3).
+pub const SUBMISSIONS_PORT: u16 = 465;
+
+/// How long a connection to one address of another server may take to be made.
+pub const RELAY_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the addresses of another server may take to be found; systems give up after some 20 seconds themselves.
+pub const RELAY_LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the addresses of another server are good: changes in DNS are noticed within a minute.
+pub const RELAY_ADDRESS_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Addresses of one other server that are tried.
+pub const RELAY_ADDRESSES_MAX: usize = 16;
+
+/// How long a goodbye to another server may take.
+pub const RELAY_GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the recipients that a server wants to have in a further transaction (RFC 5321 §4.5.3.1.10) are sent at once;
+/// each time it must have taken one at least.
+pub const RELAY_ROUNDS_MAX: u32 = 100;
+
+/// TLS sessions remembered for other servers, all shards together.
+pub const RELAY_TLS_SESSIONS_MAX: usize = 1_024;
+
+/// Largest file of passwords for other servers in bytes: thousands of lines.
+pub const RELAY_AUTH_FILE_BYTES_MAX: u64 = 1 << 20;

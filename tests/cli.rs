@@ -61,7 +61,10 @@ fn mistakes_on_the_command_line_exit_with_64() {
         (&["user", "add"], "the following required arguments were not provided: <NAME>: "),
         (&["serve", "--idle-timeout", "5m"], "--idle-timeout: \"5m\" is not a whole number of seconds: "),
         (&["serve", "--tls-cert", "cert.pem"], "--tls-cert is given without --tls-key: "),
-        (&["serve", "--deliver", "relay:mx:25"], "delivery to relay:mx:25 is not available in this version: "),
+        (
+            &["serve", "--deliver", "relay:mx:25"],
+            "delivery to relay:mx:25 by way of a queue is not available in this version: ",
+        ),
         (&["user", "list", "--users", ""], "--users: the path is empty: "),
     ] {
         let (code, line) = failure(arguments);

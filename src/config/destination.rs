@@ -20,7 +20,7 @@ impl Kind<Destination> for DeliverTo {
             Some(("maildir", directory)) => FilePath.parse(directory).map(Destination::Maildir),
             Some((way @ ("relay" | "relays"), place)) => {
                 let (host, port) = host_and_port(place)?;
-                Ok(Destination::Relay { host, port, implicit_tls: way == "relays" })
+                Ok(Destination::Relay { host, port, implicit_tls: way == "relays" || port == limits::SUBMISSIONS_PORT })
             }
             Some(("lmtp", place)) => lmtp_address(place).map(Destination::Lmtp),
             _ => Err(Invalid::new(format!("{text:?} is no way to deliver"), format!("use {}", self.accepts()))),
@@ -119,6 +119,7 @@ mod tests {
             ("maildir:/var/mail", Destination::Maildir(PathBuf::from("/var/mail"))),
             ("relay:mx.example.org:25", relay("mx.example.org", 25, false)),
             ("relays:mx.example.org:465", relay("mx.example.org", 465, true)),
+            ("relays:mx.example.org:25", relay("mx.example.org", 25, true)),
             ("relay:192.0.2.1:2525", relay("192.0.2.1", 2525, false)),
             ("relays:[2001:db8::1]:465", relay("2001:db8::1", 465, true)),
             ("lmtp:store:24", lmtp("store", 24)),
@@ -129,6 +130,12 @@ mod tests {
             assert_eq!(DeliverTo.parse(text).as_ref(), Ok(&expected), "{text}");
             assert_eq!(DeliverTo.show(&expected), text);
         }
+    }
+
+    #[test]
+    fn tls_comes_first_on_the_port_that_is_for_that() {
+        assert_eq!(DeliverTo.parse("relay:mx:465"), Ok(relay("mx", 465, true)));
+        assert_eq!(DeliverTo.parse("relay:mx:587"), Ok(relay("mx", 587, false)));
     }
 
     #[test]

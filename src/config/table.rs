@@ -20,7 +20,7 @@ use crate::observe::event::Severity;
 use crate::observe::log::LogFormat;
 use crate::proto::body::BareNewline;
 use crate::proto::qhlo_id::Binding;
-use crate::relay::{Destination, Route, SyncPolicy};
+use crate::relay::{Destination, RelayTls, Route, SyncPolicy};
 use crate::tls::Version;
 
 /// Turns the table into [`Config`], into the reader that fills it, and into the [`Setting`]s that help and manual
@@ -186,9 +186,33 @@ settings! {
         "route" "DOMAIN=DESTINATION"
         route: Vec<Route> = Vec::new(), Each(RouteTo);
 
+        /// TLS on the way to other servers: require a verified certificate for the host that is named; opportunistic
+        /// uses TLS where it is offered and verifies nothing; off. It counts for LMTP to this host only where it is
+        /// given, and never for a Unix-domain socket.
+        "relay-tls" "require|opportunistic|off"
+        relay_tls: Option<RelayTls> = None, Optional(RELAY_TLS), shown "require; off for LMTP to this host";
+
+        /// Certificates in PEM that other servers are verified against.
+        "relay-ca" "FILE"
+        relay_ca: Option<PathBuf> = None, Optional(FilePath), shown "what the system trusts";
+
+        /// Names and passwords for other servers: lines of HOST:PORT, user and password, with * for every HOST:PORT.
+        /// They are said over TLS with a verified certificate only.
+        "relay-auth" "FILE"
+        relay_auth: Option<PathBuf> = None, Optional(FilePath);
+
+        /// Connections of each shard to each other server.
+        "relay-connections" "N"
+        relay_connections: usize = limits::RELAY_CONNECTIONS, Number(1, 10_000);
+
+        /// How long a connection to another server stays open for the next message.
+        "relay-idle" "SECONDS"
+        relay_idle: Duration = limits::RELAY_IDLE, seconds(0, 300);
+
         /// What the final 250 promises: commit, that the message is on stable storage; none, that the operating
-        /// system has it, and that a crash of the machine may lose it.
-        "sync" "commit|none"
+        /// system has it, and that a crash of the machine may lose it; through, that the place it is delivered to has
+        /// it, and nothing is kept here.
+        "sync" "commit|none|through"
         sync: SyncPolicy = SyncPolicy::Commit, SYNC;
 
         /// How long a message that bears a token (XONCE) is known by it: sent again within this time, it is
@@ -338,7 +362,10 @@ fn repeatable<T, K: Kind<T>>(_kind: &K) -> bool {
 }
 
 const TLS_MIN: Choice<Version> = Choice(&[("1.2", Version::Tls12), ("1.3", Version::Tls13)]);
-const SYNC: Choice<SyncPolicy> = Choice(&[("commit", SyncPolicy::Commit), ("none", SyncPolicy::None)]);
+const SYNC: Choice<SyncPolicy> =
+    Choice(&[("commit", SyncPolicy::Commit), ("none", SyncPolicy::None), ("through", SyncPolicy::Through)]);
+const RELAY_TLS: Choice<RelayTls> =
+    Choice(&[("require", RelayTls::Require), ("opportunistic", RelayTls::Opportunistic), ("off", RelayTls::Off)]);
 const BARE_NEWLINE: Choice<BareNewline> =
     Choice(&[("reject", BareNewline::Reject), ("normalize", BareNewline::Normalize)]);
 const QHLO_BINDING: Choice<Binding> =

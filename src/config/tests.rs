@@ -78,6 +78,9 @@ fn every_default_that_is_a_constant_can_be_written_as_it_is_shown() {
             "tls-cert",
             "tls-key",
             "route",
+            "relay-tls",
+            "relay-ca",
+            "relay-auth",
             "metrics",
             "message-memory",
         ];
@@ -294,8 +297,8 @@ fn zero_is_refused_where_it_makes_no_sense() {
 fn ways_to_deliver_that_do_not_exist_yet_are_told_apart_from_nonsense() {
     for way in ["relay:mx.example.org:25", "relays:[::1]:465", "lmtp:mx.example.org:24", "lmtp:/run/lmtp"] {
         let (message, exit) = refusal(&[("deliver", way)], "");
-        let problem = format!("delivery to {way} is not available in this version");
-        assert_eq!((message, exit), (format!("{problem}: use maildir:DIR or discard"), Exit::Usage));
+        let problem = format!("delivery to {way} by way of a queue is not available in this version");
+        assert_eq!((message, exit), (format!("{problem}: use --sync through, maildir:DIR or discard"), Exit::Usage));
     }
     let (message, exit) = refusal(&[], "route = ['a.example=discard']");
     let problem = "delivery by recipient domain is not available in this version";
@@ -303,6 +306,26 @@ fn ways_to_deliver_that_do_not_exist_yet_are_told_apart_from_nonsense() {
     assert!(
         refusal(&[("deliver", "Maildir:/m")], "").0.starts_with("--deliver: \"Maildir:/m\" is no way to deliver: ")
     );
+}
+
+#[test]
+fn handing_through_needs_one_place_that_answers_for_the_whole_message() {
+    let config = of_flags(&[("deliver", "relay:mx.example.org:25"), ("sync", "through")]);
+    assert_eq!((config.sync, config.relay_tls), (SyncPolicy::Through, None));
+    assert!(resolve(&[("deliver", "maildir:/m"), ("sync", "through")], "").is_ok());
+    let (message, exit) = refusal(&[("deliver", "lmtp:mx:24"), ("sync", "through")], "");
+    let problem = "--sync through has one answer for a message, and LMTP one for each recipient";
+    assert_eq!((message, exit), (format!("{problem}: use relay:HOST:PORT, or --sync commit"), Exit::Usage));
+    let (message, exit) = refusal(&[("deliver", "relay:mx:25")], "sync = 'through'\nroute = 'a.example=discard'");
+    let problem = "--sync through has one answer for a message, and --route more than one place";
+    assert_eq!((message, exit), (format!("{problem}: leave --route out, or use --sync commit"), Exit::Config));
+}
+
+#[test]
+fn a_place_that_begins_with_tls_cannot_do_without() {
+    let (message, exit) = refusal(&[("deliver", "relays:mx:4465"), ("relay-tls", "off"), ("sync", "through")], "");
+    let problem = "relays:mx:4465 begins with TLS, and --relay-tls is off";
+    assert_eq!((message, exit), (format!("{problem}: leave --relay-tls out, or write relay:"), Exit::Usage));
 }
 
 #[test]

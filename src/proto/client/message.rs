@@ -111,7 +111,11 @@ impl Content {
         if has_bare_line_end(&bytes) {
             return Err(InvalidValue::BareLineEnd);
         }
-        Ok(Self { encoding: Encoding::of_lines(&bytes), bytes: Arc::new(bytes) })
+        Ok(Self::of_lines(bytes))
+    }
+
+    fn of_lines(bytes: Vec<u8>) -> Self {
+        Self { encoding: Encoding::of_lines(&bytes), bytes: Arc::new(bytes) }
     }
 
     /// Takes a message in which lines mean nothing: only a server with BINARYMIME can have it.
@@ -138,7 +142,7 @@ impl Content {
             b'\r' => out.push(b'\n'),
             _ => out.extend_from_slice(b"\r\n"),
         }
-        Self { encoding: Encoding::of_lines(&out), bytes: Arc::new(out) }
+        Self::of_lines(out)
     }
 
     /// The bytes.
@@ -260,7 +264,7 @@ impl Recipient {
         Ok(self)
     }
 
-    pub(super) fn command(&self, offered: &Capabilities) -> String {
+    pub(crate) fn command(&self, offered: &Capabilities) -> String {
         let mut line = format!("RCPT TO:<{}>", self.address.as_str());
         if offered.dsn {
             if let Some(notify) = self.notify {
@@ -339,7 +343,7 @@ impl Message {
     }
 
     /// Why a server with this list cannot take the message, wherever it is asked.
-    pub(super) fn objection(&self, offered: &Capabilities) -> Option<Failure> {
+    pub(crate) fn objection(&self, offered: &Capabilities) -> Option<Failure> {
         let encoding = self.content.encoding;
         match offered.size.flatten() {
             _ if self.needs_smtputf8() && !offered.smtputf8 => Some(Failure::Smtputf8NotOffered),
@@ -355,7 +359,7 @@ impl Message {
     }
 
     /// The MAIL command of a transaction with these of the recipients.
-    pub(super) fn command(&self, offered: &Capabilities, recipients: &[usize]) -> String {
+    pub(crate) fn command(&self, offered: &Capabilities, recipients: &[usize]) -> String {
         let mut line = format!("MAIL FROM:<{}>", self.sender.as_str());
         if offered.size.is_some() {
             line.push_str(&format!(" SIZE={}", self.size()));

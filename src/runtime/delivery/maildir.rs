@@ -102,7 +102,7 @@ impl Maildirs {
         for part in ["tmp", "new", "cur"] {
             make_directory(&mailbox.join(part))?;
         }
-        if self.sync == SyncPolicy::Commit {
+        if self.sync != SyncPolicy::None {
             sync_directory(mailbox)?;
             sync_directory(&self.root)?;
             sync_directory(directory_of(&self.root))?;
@@ -116,7 +116,7 @@ impl Maildirs {
 
     fn prepare_root(&self) -> Result<(), WriteFault> {
         match self.sync {
-            SyncPolicy::Commit => create_directory(&self.root),
+            SyncPolicy::Commit | SyncPolicy::Through => create_directory(&self.root),
             SyncPolicy::None => {
                 let made = DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY_MODE).create(&self.root);
                 made.map_err(WriteFault::of("make the directory", &self.root))
@@ -134,7 +134,7 @@ impl Maildirs {
 impl Store for Maildirs {
     fn store(&mut self, messages: &[&Message]) -> Vec<Result<Committed, Trouble>> {
         let mut batch: Vec<_> = messages.iter().map(|message| self.write(message)).collect();
-        if self.sync == SyncPolicy::Commit {
+        if self.sync != SyncPolicy::None {
             if batch.len() > 1 {
                 batch.iter().flatten().for_each(Copies::begin_sync);
             }
@@ -147,7 +147,7 @@ impl Store for Maildirs {
             }
             moved
         });
-        if self.sync == SyncPolicy::Commit {
+        if self.sync != SyncPolicy::None {
             let mut directories = SyncedDirectories::default();
             each(&mut batch, |copies| directories.sync_all_of(copies));
         }
@@ -196,7 +196,7 @@ impl Copies {
             Ok(()) => self.mailboxes.push(mailbox.to_owned()),
             Err(error) if is_out_of_reach_of_links(&error) => {
                 let copy = self.create(mailbox, &path, message)?;
-                if sync == SyncPolicy::Commit {
+                if sync != SyncPolicy::None {
                     copy.sync_all().map_err(WriteFault::of("sync", &path))?;
                 }
             }
