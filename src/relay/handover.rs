@@ -56,6 +56,8 @@ pub struct Answers {
     pub confirmed: bool,
     /// Whether the hop takes over the duty to notify (RFC 3461 §5.2.2).
     pub offers_dsn: bool,
+    /// Whether the hop takes each message that bears a token once.
+    pub offers_once: bool,
 }
 
 /// Makes a message ready for these of its recipients.
@@ -322,7 +324,7 @@ mod tests {
     }
 
     fn answers(verdicts: Vec<Verdict>) -> Answers {
-        Answers { verdicts, failure: None, confirmed: true, offers_dsn: false }
+        Answers { verdicts, failure: None, confirmed: true, offers_dsn: false, offers_once: false }
     }
 
     #[test]

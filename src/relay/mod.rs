@@ -4,6 +4,7 @@
 
 pub mod bounce;
 pub mod handover;
+pub mod logins;
 pub mod mailbox;
 pub mod outcome;
 pub mod queue;

@@ -6,7 +6,7 @@ use crate::time::Now;
 
 /// Reads both clocks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     start: Instant,
 }
 

@@ -286,8 +286,13 @@ impl Client {
         self.step_transaction()
     }
 
-    /// Has the server agreed to all that comes before the first MAIL? Stays true when the connection ends after that.
-    pub fn is_confirmed(&self) -> bool {
+    /// Has this connection come so far that the server judged a message? Stays true when the connection ends after that.
+    pub fn was_ready(&self) -> bool {
+        self.link.messages_begun > 0 && self.is_confirmed()
+    }
+
+    /// Has the server agreed to all that comes before the first MAIL?
+    fn is_confirmed(&self) -> bool {
         self.link.facts(self.link.point).accepted && (self.config.login.is_none() || self.link.authenticated)
     }
 

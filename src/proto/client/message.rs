@@ -385,6 +385,13 @@ impl Message {
         line
     }
 
+    /// The same message for some of its recipients, given by their indices, with a token of its own.
+    pub fn part(&self, recipients: &[usize]) -> Self {
+        let once = self.once.as_ref().map(|Xtext(token)| Xtext(self.token_for(token, recipients)));
+        let recipients = recipients.iter().map(|&index| self.recipients[index].clone()).collect();
+        Self { recipients, once, ..self.clone() }
+    }
+
     /// The token of one transaction. Where a server takes only so many recipients at once, the message comes to it several
     /// times, and each of them must bear a name of its own: the server would take the second for the first, come again.
     fn token_for(&self, token: &str, recipients: &[usize]) -> String {

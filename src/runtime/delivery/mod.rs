@@ -10,6 +10,7 @@
 //! panic too.
 
 mod maildir;
+pub mod relay;
 
 use std::any::Any;
 use std::cell::RefCell;
