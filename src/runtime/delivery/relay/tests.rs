@@ -27,7 +27,7 @@ use crate::tls::Versions;
 use crate::tls::cache::SessionCache;
 use crate::tls::certificate::{Certificate, SelfSigned, chain_from_pem};
 use crate::tls::client::{ClientSettings, Trust, client_config};
-use crate::tls::config::{CertificateSet, Certificates, ServerConfigs, ServerSettings};
+use crate::tls::config::{CertificateSet, Certificates, Returning, ServerConfigs, ServerSettings};
 use crate::tls::session::Session;
 
 trait Socket: Read + Write + Send {}
@@ -86,6 +86,7 @@ fn certified() -> (Arc<ServerConfigs>, Trust) {
         certificates: Arc::new(Certificates::new(CertificateSet::new(&certificate, &[]))),
         minimum_version: Version::Tls12,
         sessions: Arc::new(SessionCache::new(64, Duration::from_secs(60)).unwrap()),
+        returning: Returning::default(),
     });
     (Arc::new(configs), Trust::Roots(chain_from_pem(own.certificate.as_bytes()).unwrap()))
 }
@@ -214,7 +215,7 @@ impl Playing {
     fn take_plaintext(&mut self) {
         let Some(tls) = &mut self.tls else { return };
         loop {
-            let plaintext = tls.plaintext();
+            let plaintext = tls.plaintext().bytes;
             let bytes = plaintext.len();
             if bytes == 0 {
                 return;
