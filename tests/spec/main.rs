@@ -78,15 +78,20 @@ fn the_documents_that_the_server_stands_on_have_a_table_each() {
     for name in [
         "quickstart",
         "rfc1870",
+        "rfc2034",
         "rfc2920",
         "rfc3030",
         "rfc3207",
         "rfc3461",
+        "rfc4616",
         "rfc4954",
         "rfc5321",
+        "rfc6152",
         "rfc6409",
         "rfc6531",
         "rfc8314",
+        "rfc8689",
+        "rfc9422",
     ] {
         assert!(names.iter().any(|known| known == name), "tests/spec/{name}.txt is not there");
     }

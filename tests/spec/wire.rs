@@ -242,6 +242,32 @@ fn the_announced_extensions_are_those_that_the_tables_are_about() {
     }
 }
 
+#[test]
+fn announced_limits_are_names_and_numbers() {
+    let site = Site::new();
+    let talk = Talk::secured(&site);
+    let list = extensions(&talk.greeting);
+    let limits = list.iter().find_map(|line| line.strip_prefix("LIMITS ")).unwrap();
+    assert_eq!(limits, "MAILMAX=10 RCPTMAX=3");
+    assert_eq!((site.settings.bounds.messages_max, site.settings.bounds.recipients_max), (10, 3));
+}
+
+#[test]
+fn requiretls_is_announced_and_taken_inside_tls_only() {
+    let site = Site::new();
+    let mut clear = Talk::clear(&site);
+    assert!(!extensions(&clear.greeting).contains(&"REQUIRETLS"));
+    clear.say("EHLO client.example\r\n");
+    clear.asks("MAIL FROM:<ann@example.org> REQUIRETLS", "530");
+    let mut secured = Talk::logged_in(&site);
+    assert!(extensions(&secured.greeting).contains(&"REQUIRETLS"));
+    secured.asks("MAIL FROM:<ann@example.org> REQUIRETLS=1", "501");
+    secured.asks("MAIL FROM:<ann@example.org> REQUIRETLS", "250");
+    secured.asks("RCPT TO:<bob@example.org>", "250");
+    secured.asks("BDAT 0 LAST", "250");
+    assert!(secured.server.stored[0].envelope.requires_tls());
+}
+
 // ── Replies ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
@@ -295,6 +321,19 @@ fn each_command_has_one_reply_and_it_comes_at_once() {
 }
 
 #[test]
+fn hellos_are_answered_without_an_enhanced_code() {
+    let mut talk = Talk::clear(&Site::new());
+    let mut lines = talk.greeting.clone();
+    for hello in ["HELO client.example", "EHLO client.example", "QHLO client.example", "EHLO", "QHLO c wrong"] {
+        lines.extend(talk.say(&format!("{hello}\r\n")));
+    }
+    for line in lines {
+        let word = line[4..].split(' ').next().unwrap();
+        assert!(word.split('.').any(|part| part.parse::<u16>().is_err()), "{line}");
+    }
+}
+
+#[test]
 fn mail_rcpt_and_rset_are_told_apart_by_their_answers() {
     let mut talk = Talk::logged_in(&Site::new());
     let replies = talk.say("MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\nRSET\r\nNOOP\r\n");
@@ -320,6 +359,14 @@ fn an_empty_challenge_is_334_and_a_space() {
     talk.say("EHLO client.example\r\n");
     assert_eq!(talk.ask("AUTH PLAIN"), "334 ");
     assert_eq!(talk.ask(&BASE64.encode(b"\0ann\0secret")), "235 2.7.0 Authentication succeeded");
+}
+
+#[test]
+fn nobody_acts_as_somebody_else() {
+    let mut talk = Talk::secured(&Site::new());
+    talk.say("EHLO client.example\r\n");
+    talk.asks(&format!("AUTH PLAIN {}", BASE64.encode(b"bob\0ann\0secret")), "535 5.7.8");
+    talk.asks(&format!("AUTH PLAIN {}", BASE64.encode(b"ann\0ann\0secret")), "235");
 }
 
 #[test]
