@@ -1,4 +1,5 @@
-//! Plays the dialogs in `tests/dialogs/`, with TLS 1.2 and with TLS 1.3: whole, byte by byte, and cut at every offset.
+//! Plays the dialogs in `tests/dialogs/`, with TLS 1.2 and with TLS 1.3: whole, byte by byte, cut at every offset, and with
+//! each character in a TLS record of its own.
 //!
 //! A dialog is written as in Appendix A of the draft. `C:` begins a packet of the client's, `S:` one of the server's; lines
 //! without either belong to the same packet. How to write one is told in `tests/dialogs/README.md`.
@@ -102,6 +103,8 @@ impl Dialog {
 enum Cut {
     Whole,
     EveryByte,
+    /// Inside TLS too: each character is a record.
+    EveryCharacter,
     /// Each packet after so many bytes.
     At(usize),
 }
@@ -110,7 +113,7 @@ impl Cut {
     fn pieces(self, packet: &[u8]) -> Vec<&[u8]> {
         match self {
             Self::Whole => vec![packet],
-            Self::EveryByte => packet.chunks(1).collect(),
+            Self::EveryByte | Self::EveryCharacter => packet.chunks(1).collect(),
             Self::At(offset) => {
                 let (before, after) = packet.split_at(offset.min(packet.len()));
                 vec![before, after]
@@ -230,12 +233,19 @@ impl<'a> Player<'a> {
                         Some(unfinished) => unescape(unfinished),
                         None => format!("{}\r\n", unescape(&text)),
                     };
-                    self.client.say(line.as_bytes(), &mut bytes);
+                    self.say(line.as_bytes(), &mut bytes);
                 }
             }
         }
         self.played.longest_packet = self.played.longest_packet.max(bytes.len());
         bytes
+    }
+
+    fn say(&mut self, line: &[u8], packet: &mut Vec<u8>) {
+        let piece_bytes = if let Cut::EveryCharacter = self.cut { 1 } else { line.len().max(1) };
+        for piece in line.chunks(piece_bytes) {
+            self.client.say(piece, packet);
+        }
     }
 
     fn fill_in(&self, line: &str, data_bytes: usize) -> String {
@@ -465,6 +475,13 @@ fn every_dialog_plays_as_written() {
 fn every_dialog_plays_the_same_when_its_bytes_arrive_one_at_a_time() {
     each(|dialog, version| {
         Player::new(dialog, version, Cut::EveryByte, &site_of(dialog)).play();
+    });
+}
+
+#[test]
+fn every_dialog_plays_the_same_when_each_character_is_a_record_of_its_own() {
+    each(|dialog, version| {
+        Player::new(dialog, version, Cut::EveryCharacter, &site_of(dialog)).play();
     });
 }
 

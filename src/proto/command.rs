@@ -339,12 +339,18 @@ fn chunk(arguments: Option<&[u8]>) -> Result<Command<'_>, Syntax> {
     if words.next().is_some() { Err(Syntax::ChunkSize) } else { Ok(Command::Bdat { size, last }) }
 }
 
-/// Up to 20 digits (RFC 1870 §3, RFC 3030 §2).
+/// Up to 20 digits (RFC 1870 §5, RFC 3030 §2).
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     digits.iter().try_fold(0_u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
+}
+
+/// A size that is only compared: what 20 digits can say and 64 bits cannot is as large as any (RFC 1870 §5).
+fn declared_size(digits: &[u8]) -> Option<u64> {
+    let is_size = (1..=20).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+    is_size.then(|| number(digits).unwrap_or(u64::MAX))
 }
 
 /// The path that follows `FROM:` or `TO:`. Spaces before it are let pass: some clients write them.
@@ -386,7 +392,7 @@ fn mail(arguments: Option<&[u8]>) -> Result<Mail<'_>, Syntax> {
 
 fn mail_parameter<'a>(mail: &mut Mail<'a>, keyword: Keyword, value: Option<&'a [u8]>) -> Result<(), Syntax> {
     match (keyword, value) {
-        (Keyword::Size, Some(value)) => mail.size = Some(number(value).ok_or(Syntax::Arguments)?),
+        (Keyword::Size, Some(value)) => mail.size = Some(declared_size(value).ok_or(Syntax::Arguments)?),
         (Keyword::Body, Some(value)) => mail.body = body(value)?,
         (Keyword::SmtpUtf8, None) => mail.smtputf8 = true,
         (Keyword::Ret, Some(value)) => mail.ret = Some(ret(value)?),
@@ -584,6 +590,8 @@ mod tests {
         assert_eq!((mail.path.address, mail.size, mail.body), ("a@b.example", Some(1000), Body::EightBitMime));
         assert_eq!((mail.smtputf8, mail.ret, mail.envid), (true, Some(Ret::Headers), Some("QQ+3D1")));
         assert!(mail.extended);
+        assert_eq!(mail_of("MAIL FROM:<> SIZE=99999999999999999999").size, Some(u64::MAX));
+        assert_eq!(mail_of("MAIL FROM:<> SIZE=00000000000000000001").size, Some(1));
         assert!(!mail_of("mail from:<>").extended);
         assert_eq!(mail_of("MAIL FROM: <a@b.example>").path.address, "a@b.example");
     }
@@ -599,7 +607,8 @@ mod tests {
             ("MAIL FROM:<postmaster>", Syntax::Path),
             ("MAIL FROM:<a@b> SIZE", Syntax::Arguments),
             ("MAIL FROM:<a@b> SIZE=x", Syntax::Arguments),
-            ("MAIL FROM:<a@b> SIZE=99999999999999999999", Syntax::Arguments),
+            ("MAIL FROM:<a@b> SIZE=", Syntax::Arguments),
+            ("MAIL FROM:<a@b> SIZE=999999999999999999999", Syntax::Arguments),
             ("MAIL FROM:<a@b> BODY=9BIT", Syntax::Arguments),
             ("MAIL FROM:<a@b> SMTPUTF8=1", Syntax::Arguments),
             ("MAIL FROM:<a@b> ENVID=a+zz", Syntax::Arguments),
