@@ -13,6 +13,7 @@
 //! | [`relay`] | which message goes where, and when again | touch the world |
 //! | [`observe`] | events, log lines, metrics | write anywhere |
 //! | [`wire`] | one connection without its socket: `proto` inside `tls` | receive, send, wait |
+//! | [`check`] | is this host ready: findings from facts | touch the host |
 //! | [`submit`] | the sendmail command: `proto::client` over a blocking socket | decide anything about the protocol |
 //! | [`runtime`] | shards, sockets, files, clocks, threads | decide anything about the protocol |
 //!
@@ -22,6 +23,8 @@
 
 #[cfg(feature = "server")]
 pub mod auth;
+#[cfg(feature = "server")]
+pub mod check;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]

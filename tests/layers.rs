@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer, and the layers that it may name besides itself.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("limits", &[]),
     ("time", &[]),
     ("exit", &[]),
@@ -22,9 +22,13 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("observe", &["limits", "time"]),
     ("wire", &["limits", "time", "proto", "tls"]),
     ("config", &["limits", "time", "proto", "relay", "tls", "observe", "exit"]),
+    ("check", &["limits", "time", "relay", "tls", "config", "exit"]),
     ("submit", &["limits", "time", "proto", "tls", "wire", "exit"]),
-    ("runtime", &["limits", "time", "proto", "auth", "spool", "relay", "tls", "observe", "wire", "config", "exit"]),
-    ("cli", &["limits", "time", "proto", "config", "submit", "runtime", "exit"]),
+    (
+        "runtime",
+        &["limits", "time", "proto", "auth", "spool", "relay", "tls", "observe", "wire", "config", "check", "exit"],
+    ),
+    ("cli", &["limits", "time", "proto", "config", "check", "submit", "runtime", "exit"]),
 ];
 
 /// Where sockets, files, clocks and threads are.

@@ -32,6 +32,7 @@ use super::shard::{self, ListenerSettings, Order, ShardParts, ShardThread, try_e
 use super::state_directory::StateDirectory;
 use super::users_file::{Reload, UsersFile};
 use crate::auth::throttle::ThrottleSettings;
+use crate::check::descriptors;
 use crate::config::{Config, Listen};
 use crate::exit::Exit;
 use crate::limits;
@@ -562,14 +563,8 @@ fn make_room_for_descriptors(config: &Config, warnings: &mut Vec<Warning>) -> u3
     let Some(allowed) = getrlimit(Resource::Nofile).current else {
         return config.connections_max;
     };
-    let shards = config.shards as u64;
-    let mail_files = (config.delivery_threads * (limits::DELIVERY_BATCH_MAX + 2)) as u64;
-    let others = DESCRIPTORS_RESERVED + shards * (DESCRIPTORS_OF_SHARD + mail_files);
-    let for_connections = allowed.saturating_sub(others) / shards;
-    let fitting = u32::try_from(for_connections).unwrap_or(u32::MAX).max(1);
-    // Few hosts allow what the default asks for, and few sites need it: that alone is nothing to be told of.
-    let is_missed = config.connections_max != limits::CONNECTIONS_MAX || fitting < CONNECTIONS_EXPECTED;
-    if fitting < config.connections_max && is_missed {
+    let fitting = descriptors::connections_that_fit(config, allowed);
+    if descriptors::are_missed(config, fitting) {
         warnings.push(warning(
             "open files",
             format!("the system allows {allowed}, which is room for {fitting} connections of each shard"),
@@ -666,12 +661,3 @@ const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 
 /// How often a stop looks whether it is done.
 const STOP_LOOK: Duration = Duration::from_millis(20);
-
-/// Connections of a shard that nobody is surprised to need.
-const CONNECTIONS_EXPECTED: u32 = 1_000;
-
-/// Descriptors for files, logs and whatever else is not a connection.
-const DESCRIPTORS_RESERVED: u64 = 128;
-
-/// Descriptors of one shard besides its connections: three rings, an event, listeners.
-const DESCRIPTORS_OF_SHARD: u64 = 32;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::SignatureScheme;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
@@ -48,6 +49,17 @@ impl Certificate {
         &self.names
     }
 
+    /// What the key is, on which the cost of a full handshake depends most.
+    pub fn key_type(&self) -> KeyType {
+        let signs = |scheme| self.certified.key.choose_scheme(&[scheme]).is_some();
+        match () {
+            () if signs(SignatureScheme::ECDSA_NISTP256_SHA256) => KeyType::P256,
+            () if signs(SignatureScheme::ECDSA_NISTP384_SHA384) => KeyType::P384,
+            () if signs(SignatureScheme::ED25519) => KeyType::Ed25519,
+            () => KeyType::Rsa,
+        }
+    }
+
     /// The last moment at which the certificate is good, since 1970 (UTC).
     pub fn not_after(&self) -> Duration {
         self.not_after
@@ -69,6 +81,31 @@ impl Certificate {
     /// The same in the TLS library's terms.
     pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
+    }
+}
+
+/// What the key of a certificate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// ECDSA on the P-256 curve.
+    P256,
+    /// ECDSA on the P-384 curve.
+    P384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA of any length.
+    Rsa,
+}
+
+impl KeyType {
+    /// The name that people know.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::P256 => "ECDSA P-256",
+            Self::P384 => "ECDSA P-384",
+            Self::Ed25519 => "Ed25519",
+            Self::Rsa => "RSA",
+        }
     }
 }
 
