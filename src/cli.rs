@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use crate::check::profile::Profile;
+use crate::check::{ConfigurationFault, Report};
 use crate::config::{self, Config, ConfigError, ConfigFile, Flags, Host, Setting};
 use crate::exit::Exit;
 use crate::proto::credential::SenderPattern;
+use crate::runtime::host;
 use crate::runtime::user_command::{self, ListFormat, UserCommandError};
 use crate::runtime::{self, ServeError};
 use crate::submit::{self, SubmitError};
@@ -51,6 +54,7 @@ fn command() -> Command {
         .subcommand(serve_command())
         .subcommand(submit::command("submit"))
         .subcommand(user_command())
+        .subcommand(check_command())
 }
 
 fn serve_command() -> Command {
@@ -60,6 +64,31 @@ fn serve_command() -> Command {
         .next_line_help(true)
         .arg(config_argument())
         .args(config::settings().iter().map(Setting::argument))
+}
+
+fn check_command() -> Command {
+    Command::new("check")
+        .about("Say whether this host is ready for the server, and what would make it so")
+        .long_about(CHECK_ABOUT)
+        .next_line_help(true)
+        .arg(profile_argument())
+        .arg(
+            Arg::new("apply")
+                .long("apply")
+                .action(ArgAction::SetTrue)
+                .help("Set the kernel's settings that are not as they should be, until the next boot, and check again"),
+        )
+        .arg(json_argument())
+        .arg(config_argument())
+        .args(config::settings().iter().map(Setting::argument))
+}
+
+fn profile_argument() -> Arg {
+    Arg::new("profile")
+        .long("profile")
+        .value_name("NAME")
+        .value_parser(Profile::ALL.map(Profile::name))
+        .help("Hold the kernel's settings and the limits of this process against a profile of tuning/ too")
 }
 
 fn user_command() -> Command {
@@ -127,6 +156,7 @@ fn carry_out(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("serve", matches)) => serve(matches),
         Some(("submit", matches)) => Ok(submit::run(matches)?),
         Some(("user", matches)) => user(matches),
+        Some(("check", matches)) => check(matches),
         _ => unreachable!("clap lets no other command through"),
     }
 }
@@ -134,6 +164,31 @@ fn carry_out(matches: &ArgMatches) -> Result<(), Failure> {
 fn serve(matches: &ArgMatches) -> Result<(), Failure> {
     let config = configured(matches, |flags, file| Config::resolve(flags, file, &host()))?;
     Ok(runtime::serve(config)?)
+}
+
+fn check(matches: &ArgMatches) -> Result<(), Failure> {
+    let configured = configured(matches, |flags, file| Config::resolve(flags, file, &host()))
+        .map_err(|failure| ConfigurationFault { text: failure.message, exit: failure.exit });
+    let profile = matches.get_one::<String>("profile").and_then(|name| Profile::of_name(name));
+    let as_json = matches.get_flag("json");
+    let mut report = host::check(&configured, profile);
+    if matches.get_flag("apply") {
+        if !as_json {
+            print(&format!("{report}\n"))?;
+        }
+        let applied = host::apply(&report);
+        report = host::check(&configured, profile).after(applied);
+    }
+    print(&if as_json { report.json() } else { report.to_string() })?;
+    done(&report)
+}
+
+/// The findings have said everything, so that a failure needs no line of its own.
+fn done(report: &Report) -> Result<(), Failure> {
+    match report.exit() {
+        Exit::Success => Ok(()),
+        exit => Err(Failure { exit, message: String::new() }),
+    }
 }
 
 fn user(matches: &ArgMatches) -> Result<(), Failure> {
@@ -265,6 +320,14 @@ Accept mail from mail programs and deliver it.
 
 Without flags it serves this host only, on 127.0.0.1:2587 (STARTTLS and QUICKSTART) and 127.0.0.1:2465 (implicit TLS), \
 with a certificate it makes for itself, keeps its state in ./onetrip-data, and delivers to Maildirs there.";
+
+const CHECK_ABOUT: &str = "\
+Say whether this host is ready for the server, and what would make it so.
+
+It takes the flags of serve and looks at what they name: certificates, users, directories, addresses; and at the kernel \
+and the limits of this process. Each finding is ok, a note, a warning or a failure, and says what mends it. Run it as the \
+user that the server runs as. Nothing is changed without --apply; a small file is written to the directories and removed \
+again. It ends with 0 if nothing is a failure, else with the exit code of the first one.";
 
 const USER_ADD_ABOUT: &str = "\
 Add a user, or give a user a new password and new senders.

@@ -63,7 +63,7 @@ impl CertificateFiles {
     }
 
     /// Reads both files.
-    fn load(&self) -> Result<Certificate, CertificateFault> {
+    pub(super) fn load(&self) -> Result<Certificate, CertificateFault> {
         let chain = read(&self.certificate)?;
         let key = read(&self.key)?;
         Certificate::from_pem(&chain, &key).map_err(|problem| self.fault(problem))

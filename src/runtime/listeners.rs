@@ -90,6 +90,11 @@ fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
     probe.listen(1)
 }
 
+/// Can this address be listened on? Nothing listens there afterwards.
+pub(super) fn try_bind(address: SocketAddr) -> io::Result<()> {
+    bound(address, Sharing::Alone).map(drop)
+}
+
 fn open(address: SocketAddr, settings: ListenerSettings) -> io::Result<Socket> {
     let socket = bound(address, Sharing::AmongShards)?;
     // Inherited by accepted connections: replies leave at once (a reply is one send, so Nagle could only delay it).
@@ -125,7 +130,8 @@ fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("a listener without an IP address"))
 }
 
-fn set_fast_open(socket: &Socket, queue: u32) -> io::Result<()> {
+/// Lets a listener take data with a SYN, from so many clients at once.
+pub(super) fn set_fast_open(socket: &Socket, queue: u32) -> io::Result<()> {
     let queue = libc::c_int::try_from(queue).unwrap_or(libc::c_int::MAX);
     // SAFETY: the pointer and the length are those of `queue`, which lives until the call returns.
     let result = unsafe {

@@ -20,6 +20,7 @@ mod clock;
 mod connection;
 mod connections;
 pub mod delivery;
+pub mod host;
 mod listeners;
 pub mod log_writer;
 pub mod metrics_server;
