@@ -16,7 +16,7 @@ fn read(path: &str) -> String {
 
 /// The README and every page, with their paths.
 fn pages() -> Vec<(String, String)> {
-    let mut paths = vec!["README.md".to_owned(), "tests/dialogs/README.md".to_owned()];
+    let mut paths = vec!["README.md".to_owned(), "tests/dialogs/README.md".to_owned(), "tuning/README.md".to_owned()];
     for entry in fs::read_dir(root().join("src/manual")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".md") {

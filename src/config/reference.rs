@@ -78,6 +78,7 @@ An unknown key or a value out of bounds stops the server before it starts, with 
 what to do; a bad value in the file does so even where a flag beats it.
 
 `onetrip user` takes `--config`, `--state-dir` and `--users` too, so that it finds the same users as the server.
+`onetrip check` takes all of these flags and says whether this host is ready for them; the page on tuning has more.
 ";
 
 const TABLE_HEAD: &str = "\
