@@ -103,7 +103,7 @@ impl Dialog {
 enum Cut {
     Whole,
     EveryByte,
-    /// Inside TLS too: each character is a record.
+    /// Not cut, but inside TLS each character is a record.
     EveryCharacter,
     /// Each packet after so many bytes.
     At(usize),
@@ -112,8 +112,8 @@ enum Cut {
 impl Cut {
     fn pieces(self, packet: &[u8]) -> Vec<&[u8]> {
         match self {
-            Self::Whole => vec![packet],
-            Self::EveryByte | Self::EveryCharacter => packet.chunks(1).collect(),
+            Self::Whole | Self::EveryCharacter => vec![packet],
+            Self::EveryByte => packet.chunks(1).collect(),
             Self::At(offset) => {
                 let (before, after) = packet.split_at(offset.min(packet.len()));
                 vec![before, after]
