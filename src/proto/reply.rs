@@ -25,6 +25,58 @@ impl Reply {
     }
 }
 
+/// The reply of another server, passed on to a client of ours: one line, checked and bounded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign(Box<str>);
+
+impl Foreign {
+    /// A refusal with this code, this status of RFC 3463 and this text.
+    ///
+    /// Codes that mean something else at the end of a message, such as 421 or 530, become 451 or 554, and so does whatever is
+    /// no refusal. A status of another class becomes `4.0.0` or `5.0.0`. Everything but printable ASCII becomes `?`, and the
+    /// line is cut at 512 bytes (RFC 5321 §4.5.3.1.5).
+    pub fn new(code: u16, status: &str, text: &str) -> Self {
+        let code = match code {
+            450..=452 | 550..=556 => code,
+            500..600 => 554,
+            _ => 451,
+        };
+        let class = code / 100;
+        let status = if is_status(status, class) { status.to_owned() } else { format!("{class}.0.0") };
+        let harmless = |character: char| if matches!(character, ' '..='~') { character } else { '?' };
+        let mut line: String = format!("{code} {status} {text}").chars().map(harmless).collect();
+        line.truncate(FOREIGN_BYTES_MAX - 2);
+        line.truncate(line.trim_end().len());
+        line.push_str("\r\n");
+        Self(line.into())
+    }
+
+    /// The bytes to send.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The reply as text, without its CRLF.
+    pub fn text(&self) -> &str {
+        self.0.trim_end()
+    }
+
+    /// The three-digit code.
+    pub fn code(&self) -> u16 {
+        self.0[..3].parse().unwrap_or(451)
+    }
+}
+
+/// `class.subject.detail` of RFC 3463 §2.
+fn is_status(status: &str, class: u16) -> bool {
+    let is_number = |part: &str| matches!(part.len(), 1..=3) && part.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = status.split('.').collect();
+    parts.len() == 3 && parts.iter().all(|part| is_number(part)) && parts[0] == class.to_string()
+}
+
+/// Longest reply line (RFC 5321 §4.5.3.1.5), CRLF included.
+const FOREIGN_BYTES_MAX: usize = 512;
+
 macro_rules! replies {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         $($(#[$doc])* pub const $name: Reply = Reply(concat!($text, "\r\n"));)*
@@ -175,7 +227,29 @@ replies! {
 
 #[cfg(test)]
 mod tests {
-    use super::ALL;
+    use super::{ALL, Foreign};
+
+    #[test]
+    fn the_reply_of_another_server_is_passed_on_as_one_harmless_line() {
+        let long = "x".repeat(1_000);
+        for (code, status, text, expected) in [
+            (550, "5.1.1", "<c@d>: no such user", "550 5.1.1 <c@d>: no such user"),
+            (452, "4.2.2", "full", "452 4.2.2 full"),
+            (550, "4.2.2", "", "550 5.0.0"),
+            (550, "5.1.x", "a", "550 5.0.0 a"),
+            (550, "5.1", "a", "550 5.0.0 a"),
+            (421, "4.3.2", "stopping", "451 4.3.2 stopping"),
+            (530, "5.7.0", "log in", "554 5.7.0 log in"),
+            (250, "2.0.0", "fine", "451 4.0.0 fine"),
+            (999, "", "", "451 4.0.0"),
+            (554, "5.0.0", "two\r\n250 lines\tand \u{fc}", "554 5.0.0 two??250 lines?and ?"),
+            (554, "5.0.0", &long, &format!("554 5.0.0 {}", &long[..500])),
+        ] {
+            let reply = Foreign::new(code, status, text);
+            assert_eq!((reply.text(), reply.code().to_string().as_str()), (expected, &expected[..3]));
+            assert!(reply.bytes().len() <= 512 && reply.bytes().ends_with(b"\r\n"), "{reply:?}");
+        }
+    }
 
     #[test]
     fn every_reply_that_may_bears_an_enhanced_code_of_its_class() {

@@ -77,7 +77,8 @@ pub fn pack(message: &Message, recipients: &[u32], atomicity: Atomicity, terms: 
             Err(_) => parcel.hopeless.push((*number, Outcome::Failed(ours("5.1.3", "the address cannot be sent")))),
         }
     }
-    if !addressed.is_empty() {
+    let all_or_none_is_none = atomicity == Atomicity::AllOrNone && !parcel.hopeless.is_empty();
+    if !addressed.is_empty() && !all_or_none_is_none {
         match outgoing(message, addressed, atomicity, &parcel.recipients, terms) {
             Ok(outgoing) => parcel.message = Some(outgoing),
             Err(reason) => {
@@ -249,6 +250,7 @@ fn failed(failure: &Failure, terms: &Terms) -> Reason {
         Failure::TlsNotOffered | Failure::Tls(_) => "4.7.5",
         Failure::LoginNotOffered => "4.7.0",
         Failure::TooManyRecipients { .. } => "4.5.3",
+        Failure::AllOrNothing => "4.5.0",
         Failure::Protocol(_) => "4.5.0",
         _ => "4.4.2",
     };

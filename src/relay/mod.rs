@@ -9,6 +9,7 @@ pub mod mailbox;
 pub mod outcome;
 pub mod queue;
 pub mod route;
+pub mod through;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

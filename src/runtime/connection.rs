@@ -373,7 +373,10 @@ impl Conversation {
             Some(Turn::First(claim)) => Some(claim),
             Some(Turn::Repeat(first, committed)) => return self.acknowledge_again(message, first, committed),
         };
-        let delivered = self.shard.delivery.deliver(message).await;
+        let delivered = match &self.shard.through {
+            Some(through) => through.deliver(message).await,
+            None => self.shard.delivery.deliver(message).await,
+        };
         let now = self.shard.clock.now();
         if let (Some(claim), Ok(committed)) = (claim, &delivered.result) {
             claim.stored(now, delivered.message.id, committed);
@@ -441,7 +444,7 @@ impl Conversation {
         let server = self.connection.server();
         let tally = server.tally();
         let refusals = tally.refused_for_now + tally.refused_for_good;
-        let Some(reply) = tally.last_refusal.filter(|_| refusals > self.reported.refusals) else {
+        let Some(reply) = tally.last_refusal.as_ref().filter(|_| refusals > self.reported.refusals) else {
             return;
         };
         self.reported.refusals = refusals;
@@ -451,7 +454,7 @@ impl Conversation {
             user,
             sender: None,
             reply_code: reply.code(),
-            reason: reply.text().into(),
+            reason: reply.text().to_owned().into(),
         });
     }
 

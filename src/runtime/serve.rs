@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 use super::admission::AddressCounts;
 use super::certificates::{CertificateFiles, CertificateLoader, CertificateWarning};
 use super::clock::Clock;
+use super::delivery::relay::{RelayMaterial, RelaySettings};
 use super::delivery::{Delivery, DeliverySettings};
 use super::listeners::{ByReturning, Endpoint, Listener, ListenerSettings as SocketSettings, listen};
 use super::log_writer::{Log, LogWriter};
@@ -45,7 +46,7 @@ use crate::observe::metrics::Metrics;
 use crate::proto::extension::{Listing, Offer};
 use crate::proto::qhlo_id::Point;
 use crate::proto::server::{Bounds, ClientInTrace, Opening, SenderCheck, Settings, Timeouts};
-use crate::relay::SyncPolicy;
+use crate::relay::{Destination, SyncPolicy};
 use crate::spool::once::OnceBounds;
 use crate::time::Now;
 use crate::tls::cache::SessionCache;
@@ -128,6 +129,7 @@ struct Service {
     users: Arc<Users>,
     passwords: Passwords,
     once: Arc<OnceRegistry>,
+    relays: RelayMaterial,
     shards: Vec<RunningShard>,
     signals: flume::Receiver<i32>,
 }
@@ -199,6 +201,11 @@ impl Service {
             .transpose()
             .map_err(|error| ServeError::of(Exit::Unavailable, error))?;
         let once = open_once(&config, &metrics)?;
+        let relays = RelayMaterial::open(&config).map_err(|error| ServeError::of(error.exit(), error))?;
+        let exposed = relays.warning().map(|problem| {
+            warning("--relay-auth", problem.to_owned(), "take the right to read it from others with chmod o-rwx")
+        });
+        warnings.extend(exposed);
         let (listening, listeners) = open_listeners(&config)?;
         if config.sync == SyncPolicy::None {
             warnings.push(warning(
@@ -223,6 +230,7 @@ impl Service {
             users,
             passwords,
             once,
+            relays,
             shards: Vec::new(),
             signals,
         };
@@ -260,6 +268,7 @@ impl Service {
                 addresses: Arc::clone(&addresses),
                 passwords: self.passwords.for_shard(passwords),
                 delivery: start_delivery(&self.config, number)?,
+                through: through(&self.config, &self.relays),
                 once: Arc::clone(&self.once),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),
@@ -484,11 +493,18 @@ fn open_once(config: &Config, metrics: &Metrics) -> Result<Arc<OnceRegistry>, Se
     Ok(Arc::new(registry))
 }
 
+/// The server to which all messages are handed through, if they are.
+fn through(config: &Config, relays: &RelayMaterial) -> Option<RelaySettings> {
+    relays.settings(&config.deliver).filter(|_| config.sync == SyncPolicy::Through).cloned()
+}
+
 fn start_delivery(config: &Config, shard: u16) -> Result<Delivery, ServeError> {
+    // What goes to another server never comes here.
+    let destination = if config.deliver.is_remote() { &Destination::Discard } else { &config.deliver };
     let settings = DeliverySettings {
         sync: config.sync,
         threads: NonZeroUsize::new(config.delivery_threads).unwrap_or(NonZeroUsize::MIN),
-        ..DeliverySettings::new(config.deliver.clone(), &config.hostname, shard)
+        ..DeliverySettings::new(destination.clone(), &config.hostname, shard)
     };
     Delivery::start(&settings).map_err(|error| no_thread(&error))
 }

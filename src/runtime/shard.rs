@@ -18,6 +18,8 @@ use super::admission::AddressCounts;
 use super::clock::Clock;
 use super::connections::Connections;
 use super::delivery::Delivery;
+use super::delivery::relay::RelaySettings;
+use super::delivery::through::Through;
 use super::listeners::{ByReturning, Listener};
 use super::log_writer::Log;
 use super::once::OnceRegistry;
@@ -44,6 +46,8 @@ pub(super) struct ShardParts {
     pub(super) addresses: Arc<AddressCounts>,
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
+    /// The server to which all messages are handed through, if they are.
+    pub(super) through: Option<RelaySettings>,
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
@@ -73,6 +77,7 @@ pub(super) struct Shard {
     pub(super) addresses: Arc<AddressCounts>,
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
+    pub(super) through: Option<Through>,
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
@@ -123,6 +128,7 @@ async fn run(parts: ShardParts) -> usize {
         addresses: parts.addresses,
         passwords: parts.passwords,
         delivery: parts.delivery,
+        through: parts.through.map(|settings| Through::start(settings, parts.clock)),
         once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
@@ -151,6 +157,9 @@ async fn run(parts: ShardParts) -> usize {
     shard.wait_for_the_cut().await;
     // What was handed over is written down, whoever still waits for the answer.
     shard.delivery.stop();
+    if let Some(through) = &shard.through {
+        through.close().await;
+    }
     cut
 }
 

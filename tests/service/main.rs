@@ -17,3 +17,4 @@ mod once;
 mod reloading;
 mod starting;
 mod stopping;
+mod through;

@@ -200,7 +200,7 @@ impl Driver {
 
     /// Keeps a message, unless its token says that it is kept already.
     fn store(&mut self, message: &mut Message) -> Result<Committed, StoreFailure> {
-        self.storage?;
+        self.storage.clone()?;
         let envelope = &message.envelope;
         if let Some(token) = envelope.once() {
             let key = (envelope.user().to_owned(), token.to_owned());

@@ -1,10 +1,10 @@
 //! What a conversation came to: numbers and facts for the operator's summary. Nothing is decided by them but the bounds.
 
-use crate::proto::reply::Reply;
+use crate::proto::reply::{Foreign, Reply};
 use crate::proto::trace::Hello;
 
 /// Counts of one connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// How the client opened the conversation.
     pub start: Start,
@@ -37,7 +37,46 @@ pub struct Tally {
     /// Transactions refused with 5xx.
     pub refused_for_good: u32,
     /// The last refusal of a transaction.
-    pub last_refusal: Option<Reply>,
+    pub last_refusal: Option<Refusal>,
+}
+
+/// A reply that refused a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// In our own words.
+    Own(Reply),
+    /// In those of the server that should have had the message.
+    Foreign(Foreign),
+}
+
+impl Refusal {
+    /// The three-digit code.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Own(reply) => reply.code(),
+            Self::Foreign(reply) => reply.code(),
+        }
+    }
+
+    /// The reply as text, without its CRLF.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Own(reply) => reply.text(),
+            Self::Foreign(reply) => reply.text(),
+        }
+    }
+}
+
+impl From<Reply> for Refusal {
+    fn from(reply: Reply) -> Self {
+        Self::Own(reply)
+    }
+}
+
+impl From<Foreign> for Refusal {
+    fn from(reply: Foreign) -> Self {
+        Self::Foreign(reply)
+    }
 }
 
 /// How a client opened the conversation, by its first command.
@@ -89,7 +128,8 @@ pub enum Outcome {
 
 impl Tally {
     /// Notes a refused transaction.
-    pub(super) fn refuse(&mut self, reply: Reply) {
+    pub(super) fn refuse(&mut self, reply: impl Into<Refusal>) {
+        let reply = reply.into();
         if reply.code() < 500 {
             self.refused_for_now += 1;
         } else {

@@ -14,6 +14,7 @@ use crate::proto::credential::{Member, SenderPattern, Senders, Verdict};
 use crate::proto::extension::{Listing, Offer};
 use crate::proto::proof::{Committed, Encrypted};
 use crate::proto::qhlo_id::{Binding, Point, QhloIds};
+use crate::proto::reply::Foreign;
 use crate::time::Now;
 
 const LOGIN: &str = "EHLO client.example\r\nAUTH PLAIN AGFubgBzZWNyZXQ=\r\n";
@@ -144,10 +145,11 @@ fn the_reply_to_a_message_says_what_storage_said() {
         (Err(StoreFailure::Full), "452 4.3.1 "),
         (Err(StoreFailure::Busy), "451 4.3.2 "),
         (Err(StoreFailure::Fault), "451 4.3.0 "),
+        (Err(StoreFailure::Foreign(Foreign::new(550, "5.1.1", "nobody"))), "550 5.1.1 nobody\r\n"),
     ] {
         let mut talk = Talk::logged_in();
-        assert!(talk.submit(result).starts_with(reply), "{result:?}");
-        assert!(talk.submit(Ok(())).starts_with("250"), "the connection goes on after {result:?}");
+        assert!(talk.submit(result).starts_with(reply), "{reply}");
+        assert!(talk.submit(Ok(())).starts_with("250"), "the connection goes on after {reply}");
     }
 }
 

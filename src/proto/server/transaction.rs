@@ -15,12 +15,12 @@ use crate::proto::body::{BareNewline, Sink, TextReader};
 use crate::proto::command::{Body, Mail, Rcpt};
 use crate::proto::message::Message;
 use crate::proto::proof::Committed;
-use crate::proto::reply::{self, Reply};
+use crate::proto::reply::{self, Foreign, Reply};
 use crate::proto::trace::{HeaderFacts, Origin, Protection, with_keyword, write_trace};
 use crate::time::Now;
 
 /// Why a message was not stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreFailure {
     /// There is no room (RFC 3463: 4.3.1).
     Full,
@@ -28,6 +28,8 @@ pub enum StoreFailure {
     Busy,
     /// Anything else; an event has told the operator what.
     Fault,
+    /// The server to which it was handed through did not take it; its reply is passed on.
+    Foreign(Foreign),
 }
 
 impl Server {
@@ -300,11 +302,15 @@ impl Server {
         self.message.put_back(message);
         match result {
             Ok(committed) => self.acknowledge(&committed, out),
+            Err(StoreFailure::Foreign(refusal)) => {
+                out.extend_from_slice(refusal.bytes());
+                self.tally.refuse(refusal);
+            }
             Err(failure) => {
                 let refusal = match failure {
                     StoreFailure::Full => reply::NO_ROOM,
                     StoreFailure::Busy => reply::STORE_BUSY,
-                    StoreFailure::Fault => reply::STORE_FAULT,
+                    _ => reply::STORE_FAULT,
                 };
                 self.tally.refuse(refusal);
                 say(refusal, out);

@@ -11,6 +11,7 @@
 
 mod maildir;
 pub mod relay;
+pub mod through;
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -307,7 +308,7 @@ mod tests {
     }
 
     fn said(delivered: &Delivered) -> (Result<(), StoreFailure>, &[u8]) {
-        (delivered.result.as_ref().map(|_| ()).map_err(|failure| *failure), &delivered.message.content)
+        (delivered.result.as_ref().map(|_| ()).map_err(Clone::clone), &delivered.message.content)
     }
 
     #[test]
