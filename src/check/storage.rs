@@ -134,7 +134,7 @@ fn file_system(place: &PlaceFacts, mount: &Mount, config: &Config) -> Finding {
         let what = format!("{kind} is memory: what was acknowledged is gone when this host stops");
         return match config.sync {
             SyncPolicy::Commit => Finding::failure(&subject, Exit::Config, what, move_it),
-            SyncPolicy::None => Finding::warning(&subject, what, move_it),
+            SyncPolicy::None | SyncPolicy::Through => Finding::warning(&subject, what, move_it),
         };
     }
     if matches!(kind, "overlay" | "aufs" | "squashfs") {
