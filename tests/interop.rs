@@ -211,6 +211,41 @@ fn openssl_resumes_its_session_with_either_version() {
     server.stop(&site);
 }
 
+#[test]
+fn openssl_submits_a_message_in_early_data() {
+    if !is_there("openssl", "openssl") {
+        return;
+    }
+    let site = Site::new();
+    let server = site.serve(&[]);
+    let session = site.path("session");
+    let (login, content) = (auth(USER, PASSWORD), message());
+    let submission = format!(
+        "EHLO client.example\r\n{login}\r\nMAIL FROM:<{SENDER}> BODY=8BITMIME\r\nRCPT TO:<{RECIPIENT}>\r\n\
+         BDAT {} LAST\r\n{content}",
+        content.len()
+    );
+    let submission = site.write("submission", submission);
+    let run = |arguments: &[&std::ffi::OsStr]| {
+        let mut command = s_client(&site, Tls::Implicit, server.tls.port());
+        command.args(["-tls1_3", "-ign_eof"]).args(arguments);
+        let output = run_with_input(&mut command, b"QUIT\n");
+        assert!(output.status.success(), "{}", words(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    run(&["-sess_out".as_ref(), session.as_os_str()]);
+    let with_early_data = ["-sess_in".as_ref(), session.as_os_str(), "-early_data".as_ref(), submission.as_os_str()];
+    let said = run(&with_early_data);
+    assert!(said.contains("Early data was accepted") && said.contains("250 2.0.0 Queued as"), "{said}");
+    server.wait_for("early data", |event| event["early_data"] == "accepted" && event["messages"] == 1);
+    // The session is spent, so the same file is skipped, and the server notices nothing else.
+    let said = run(&with_early_data);
+    assert!(said.contains("Early data was rejected"), "{said}");
+    server.wait_for("skipped early data", |event| event["early_data"] == "rejected" && event["outcome"] == "quit");
+    assert_stored(&site, "ESMTPSA");
+    server.stop(&site);
+}
+
 /// `openssl s_client` with LF turned into CRLF and the certificate checked.
 fn s_client(site: &Site, tls: Tls, port: u16) -> Command {
     let mut command = Command::new("openssl");

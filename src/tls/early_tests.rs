@@ -46,8 +46,7 @@ impl World {
 
     fn early_pair(&self, client: &ClientConfig) -> Pair {
         let name = ServerName::try_from(HOST).unwrap();
-        let mut client = ClientSession::with_early_data(client, name).unwrap();
-        client.lift_early_bound();
+        let client = ClientSession::with_early_data(client, name).unwrap();
         Pair { server: Session::new(Arc::clone(&self.configs)), client }
     }
 
@@ -397,6 +396,23 @@ fn no_changed_byte_of_early_data_is_read() {
         flight[place] ^= 1;
         assert!(read_with_origin(&mut pair.server, &[&flight]).map_or(true, |read| read.is_empty()), "{back}");
         world.pair(&client).settle().unwrap();
+    }
+}
+
+#[test]
+fn one_connection_costs_one_ticket_of_some_hundred_bytes() {
+    for (returning, bytes_max) in [(Returning::SendEarlyData, 120), (Returning::Resume, 120), (Returning::StartAnew, 0)]
+    {
+        let world = World::new().another(returning);
+        let mut pair = world.pair(&world.client(Versions::Tls13));
+        pair.client_speaks().unwrap();
+        pair.server_speaks().unwrap();
+        pair.client_speaks().unwrap();
+        let mut flight = Vec::new();
+        pair.server.send(&mut flight);
+        assert!(flight.len() <= bytes_max, "{returning:?}: {} bytes", flight.len());
+        assert_eq!(flight.is_empty(), world.sessions.is_empty());
+        assert!(world.sessions.len() <= 1);
     }
 }
 

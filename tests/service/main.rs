@@ -10,6 +10,7 @@ mod process;
 
 mod bounds;
 mod delivery;
+mod early_data;
 mod greeting;
 mod logins;
 mod observing;

@@ -84,6 +84,11 @@ impl Site {
         }
     }
 
+    /// Another host of the same fleet: it shares certificates and secrets, but neither TLS sessions nor tokens.
+    pub fn another_host(&self) -> Self {
+        Self { tokens: Tokens::default(), ..self.restarted() }
+    }
+
     pub fn connect(&self, opening: Opening) -> Driver {
         let peer = Peer { client: "198.51.100.7:40000".parse().unwrap(), server: "192.0.2.1".parse().unwrap() };
         let server = Server::new(Arc::clone(&self.settings), Arc::clone(&self.resources), peer, opening, NOW);
@@ -277,6 +282,14 @@ impl Client {
                 assert_eq!(session.write(text), text.len());
                 session.send(packet);
             }
+        }
+    }
+
+    /// Appends close_notify.
+    pub fn close_tls(&mut self, packet: &mut Vec<u8>) {
+        if let Some(session) = &mut self.session {
+            session.close();
+            session.send(packet);
         }
     }
 
