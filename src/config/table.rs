@@ -218,7 +218,7 @@ settings! {
         /// How long a message that bears a token (XONCE) is known by it: sent again within this time, it is
         /// acknowledged again but not stored again.
         "once-retention" "SECONDS"
-        once_retention: Duration = limits::ONCE_RETENTION, seconds(1, 365 * DAY_S);
+        once_retention: Duration = limits::ONCE_RETENTION, seconds(limits::ONCE_RETENTION_MIN.as_secs(), 365 * DAY_S);
 
         /// Tokens known at a time, all shards together, about 120 bytes of memory each. Beyond it the oldest are
         /// forgotten early.
