@@ -6,7 +6,7 @@
 //! | set it up | [`configuration`], [`tuning`], [`security`] |
 //! | watch it | [`events`], [`metrics`] |
 //! | measure it, or another server | [`measuring`] |
-//! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`] |
+//! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
 //! | know the code | [`life_of_a_connection`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | know what the RFCs ask, and what answers it | [`coverage`] |
 //! | use the protocol core in another program | [`library`] |
@@ -39,6 +39,9 @@ pub mod quickstart {}
 
 #[doc = include_str!("at_most_once.md")]
 pub mod at_most_once {}
+
+#[doc = include_str!("early_data.md")]
+pub mod early_data {}
 
 #[doc = include_str!("session_cache.md")]
 pub mod session_cache {}

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::fast_open::{self, Taken};
+use super::fast_open;
 use crate::limits::{CLIENT_REPLY_TIMEOUT, RECEIVE_BYTES, SUBMIT_CONNECT_TIMEOUT};
 use crate::proto::client::{Client, How, Outcome};
 use crate::time::Now;
@@ -36,8 +36,7 @@ struct Link<'a> {
     stream: Option<TcpStream>,
     /// A write failed: part of it may have left, so nothing may follow.
     write_failed: bool,
-    /// Bytes of the first flight, as long as it may have left in the SYN.
-    in_syn: Option<usize>,
+    fast_open: bool,
     out: Vec<u8>,
     bytes_sent: u64,
 }
@@ -60,7 +59,7 @@ pub(super) fn converse(
         observer,
         stream: None,
         write_failed: false,
-        in_syn: None,
+        fast_open: false,
         out: Vec::new(),
         bytes_sent: 0,
     };
@@ -114,9 +113,9 @@ impl Link<'_> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the server's name has no address");
         for address in self.addresses {
             match open(address, &self.out) {
-                Ok(stream) => {
+                Ok((stream, fast_open)) => {
                     self.stream = Some(stream);
-                    self.in_syn = Some(self.out.len()).filter(|&bytes| bytes > 0);
+                    self.fast_open = fast_open;
                     return Ok(());
                 }
                 Err(error) => last = error,
@@ -135,8 +134,7 @@ impl Link<'_> {
         match read {
             Ok(0) => self.connection.handle_closed(now),
             Ok(bytes) => {
-                let in_syn = self.in_syn.take();
-                if in_syn.is_some_and(|first_flight| fast_open::taken(stream, first_flight) == Taken::All) {
+                if std::mem::take(&mut self.fast_open) && fast_open::was_used(stream) {
                     self.connection.handle_fast_open();
                 }
                 self.connection.handle_input(now, &buffer[..bytes]);
@@ -151,8 +149,8 @@ impl Link<'_> {
     }
 }
 
-/// A connected socket to which the first flight has been given.
-fn open(address: &SocketAddr, first_flight: &[u8]) -> io::Result<TcpStream> {
+/// A connected socket to which the first flight has been given, and whether it may have left in the SYN.
+fn open(address: &SocketAddr, first_flight: &[u8]) -> io::Result<(TcpStream, bool)> {
     let mut stream = if first_flight.is_empty() {
         TcpStream::connect_timeout(address, SUBMIT_CONNECT_TIMEOUT)?
     } else {
@@ -162,5 +160,5 @@ fn open(address: &SocketAddr, first_flight: &[u8]) -> io::Result<TcpStream> {
     stream.write_all(first_flight)?;
     // A server that reads nothing for so long is as good as gone.
     stream.set_write_timeout(Some(CLIENT_REPLY_TIMEOUT))?;
-    Ok(stream)
+    Ok((stream, !first_flight.is_empty()))
 }

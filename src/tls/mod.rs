@@ -9,8 +9,6 @@
 pub mod cache;
 pub mod certificate;
 pub mod client;
-#[cfg(test)]
-mod client_early_tests;
 pub mod config;
 mod early;
 #[cfg(test)]
