@@ -90,6 +90,7 @@ fn the_documents_that_the_server_stands_on_have_a_table_each() {
         "rfc6409",
         "rfc6531",
         "rfc8314",
+        "rfc8446",
         "rfc8689",
         "rfc9422",
     ] {

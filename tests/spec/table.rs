@@ -137,7 +137,7 @@ impl Document {
 fn is_id_of(line: &str, prefix: &str) -> bool {
     let rest = line.strip_prefix(prefix).unwrap_or_default();
     let rest = rest.strip_prefix('-').unwrap_or(rest);
-    rest.starts_with(|first: char| first.is_ascii_digit() || first == 'A')
+    rest.starts_with(|first: char| first.is_ascii_digit() || matches!(first, 'A'..='E'))
 }
 
 impl Duty {
