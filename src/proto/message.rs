@@ -70,6 +70,12 @@ impl MessageId {
         Duration::from_micros(digits.fold(0, |value, digit| value << 5 | digit))
     }
 
+    /// The name that `text` is, if it is one.
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        let name: [u8; Self::LENGTH] = text.try_into().ok()?;
+        name.iter().all(|digit| digit_value(*digit).is_some()).then_some(Self(name))
+    }
+
     /// The first of all possible names that begin with `beginning`: the name itself, if `beginning` is a whole one. `None`
     /// if no name can begin so.
     pub fn first_with(beginning: &str) -> Option<Self> {
@@ -136,6 +142,14 @@ mod tests {
         let received = Duration::from_micros(1_700_000_000_123_456);
         assert_eq!(MessageId::new(received, 7, 9).received(), received);
         assert_eq!(MessageId::NONE.received(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_name_is_read_back_and_nothing_else_is() {
+        let id = MessageId::new(Duration::from_micros(1_700_000_000_123_456), 7, 3);
+        assert_eq!(MessageId::from_text(id.as_str().as_bytes()), Some(id));
+        assert_eq!(MessageId::from_text(b"00000000000000u0"), None, "there is no u in it");
+        assert_eq!(MessageId::from_text(b"0"), None);
     }
 
     #[test]

@@ -1,11 +1,28 @@
 //! The spool: how acknowledged messages lie on the disk until they have gone where they belong.
 //!
 //! Pure functions and state over bytes: what a record looks like, which bytes are written where and when, what is found
-//! after a crash. Files, waits and clocks are the runtime's.
+//! after a crash. Files, waits and clocks are the runtime's. The manual's page is [`spool`](crate::manual).
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`record`] | what records say |
+//! | [`frame`] | how they lie in batches and segments |
+//! | [`log`], [`upkeep`] | which bytes go where and when; which segments are made, freed, cleaned |
+//! | [`recovery`] | what is found at start |
+//! | [`once`] | which tokens are known |
 
+mod contents;
+pub mod frame;
+pub mod log;
 pub mod once;
 mod place;
 mod progress;
+pub mod record;
+pub mod recovery;
+pub mod upkeep;
 
 pub use place::Place;
 pub use progress::{Progress, RecipientState};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,711 @@
+//! The log as a whole, against a disk in memory that loses, tears, fails and fills up.
+//!
+//! A seed decides everything. `ONETRIP_SEED=N cargo test --lib spool` plays one again.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use super::frame::{BLOCK_BYTES, SegmentHeader};
+use super::log::{Log, LogSettings, Note, Write};
+use super::record::{Record, Token};
+use super::recovery::{Recovered, Recovery, committed_before, read_progress};
+use super::upkeep::Upkeep;
+use super::{Place, Progress, RecipientState, frame};
+use crate::proto::command::{Command, parse};
+use crate::proto::message::{Message, MessageId};
+use crate::proto::server::StoreFailure;
+use crate::time::Now;
+
+/// A message with this MAIL and these RCPT lines.
+pub(super) fn message(mail: &str, recipients: &[&str], content: &[u8]) -> Message {
+    let mut message = Message::default();
+    let Ok(Command::Mail(mail)) = parse(mail.as_bytes()).command else { panic!("{mail}") };
+    message.envelope.begin(&mail, "ann");
+    for rcpt in recipients {
+        let Ok(Command::Rcpt(rcpt)) = parse(rcpt.as_bytes()).command else { panic!("{rcpt}") };
+        message.envelope.add(&rcpt);
+    }
+    message.trace.extend_from_slice(b"Received: from here\r\n");
+    message.content.extend_from_slice(content);
+    message
+}
+
+const SETTINGS: LogSettings = LogSettings {
+    segment_bytes: 16 * BLOCK_BYTES,
+    batch_bytes_max: 8_192,
+    part_bytes: 3_000,
+    waiting_bytes_max: 1 << 20,
+    note_delay: Duration::from_millis(5),
+    token_retention: Duration::from_secs(100),
+};
+
+fn simple(number: u32, bytes: usize) -> Message {
+    let mut message =
+        message("MAIL FROM:<a@b.example>", &["RCPT TO:<c@d.example>"], &vec![b'a' + (number % 26) as u8; bytes]);
+    message.id = MessageId::new(Now::simulated_ms(u64::from(number)).unix, 0, number);
+    message
+}
+
+// ── A disk ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// What is on stable storage, by segment.
+#[derive(Clone, Debug, Default)]
+struct Disk(BTreeMap<u32, Vec<u8>>);
+
+impl Disk {
+    fn write(&mut self, write: &Write) {
+        let start = write.place.offset as usize;
+        let segment = self.0.get_mut(&write.place.segment).expect("a segment that was prepared");
+        segment[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
+    }
+
+    fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) {
+        let old = recycled.map(|number| self.0.remove(&number).expect("a segment that was freed"));
+        let mut bytes = old.unwrap_or_else(|| vec![0; header.bytes as usize]);
+        bytes[..BLOCK_BYTES as usize].copy_from_slice(&header.encode());
+        self.0.insert(header.number, bytes);
+    }
+
+    fn read(&self, place: Place, bytes: u32) -> &[u8] {
+        let segment = &self.0[&place.segment];
+        &segment[place.offset as usize..(place.offset + bytes) as usize]
+    }
+
+    fn recover(&self, now: Now, tokens: &mut HashSet<String>) -> Recovered {
+        let mut recovery = Recovery::new(SETTINGS, now);
+        for (number, bytes) in &self.0 {
+            let later = self.0.range(number + 1..).find_map(|(number, bytes)| committed_before(bytes, *number));
+            recovery.read_segment(*number, bytes, later, &mut |token: Token<'_>| {
+                tokens.insert(format!("{} {} {}", token.user, token.token, token.id));
+            });
+        }
+        recovery.finish(now.unix.as_nanos() as u64)
+    }
+
+    /// A message with its newest progress, as the runtime would read it.
+    fn message(&self, log: &Log, id: MessageId) -> (Message, Option<Progress>) {
+        let location = log.locate(id).expect("it is in the log");
+        let record = |address: super::log::Address| self.read(address.place, address.bytes).to_vec();
+        let mut content = Vec::new();
+        for (expected, part) in (0..).zip(&location.parts) {
+            let bytes = record(*part);
+            let found = frame::read(&bytes, part.seed, part.place.offset).expect("a part");
+            let Some(Record::Part { id: of, index, bytes }) = Record::decode(found.kind, found.payload) else {
+                panic!()
+            };
+            assert_eq!((of, index), (id, expected));
+            content.extend_from_slice(bytes);
+        }
+        let bytes = record(location.head);
+        let found = frame::read(&bytes, location.head.seed, location.head.place.offset).expect("a message");
+        let Some(Record::Message(head)) = Record::decode(found.kind, found.payload) else { panic!() };
+        assert_eq!(head.part_bytes, content.len() as u64);
+        let mut message = *head.to_message();
+        content.extend_from_slice(&message.content);
+        message.content = content;
+        let progress = location
+            .progress
+            .map(|address| read_progress(&record(address), address.seed, address.place).expect("progress can be read"));
+        (message, progress)
+    }
+}
+
+fn same(one: &Message, other: &Message) -> bool {
+    let envelope = |message: &Message| {
+        let recipients: Vec<_> = message.envelope.recipients().map(|to| format!("{to:?}")).collect();
+        format!("{} {:?} {recipients:?}", message.envelope.sender(), message.envelope.once())
+    };
+    one.id == other.id && one.trace == other.trace && one.content == other.content && envelope(one) == envelope(other)
+}
+
+// ── One thing at a time ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Does everything that the log asks for, and everything succeeds.
+fn settle(log: &mut Log, disk: &mut Disk, now: Now) {
+    loop {
+        if let Some(write) = log.poll_write(now) {
+            disk.write(&write);
+            log.handle_written(Ok(()));
+        } else if !keep_up(log, disk, now) {
+            return;
+        }
+    }
+}
+
+fn keep_up(log: &mut Log, disk: &mut Disk, now: Now) -> bool {
+    match log.poll_upkeep(now) {
+        Some(Upkeep::Prepare { header, recycled }) => {
+            disk.prepare(header, recycled);
+            log.handle_prepared(now, Ok(()));
+        }
+        Some(Upkeep::Remove(number)) => {
+            disk.0.remove(&number);
+            log.handle_removed(now, Ok(()));
+        }
+        Some(Upkeep::Read { place, bytes }) => {
+            let bytes = disk.read(place, bytes).to_vec();
+            log.handle_read(now, Some(&bytes));
+        }
+        None => return false,
+    }
+    true
+}
+
+fn now(ms: u64) -> Now {
+    Now::simulated_ms(ms)
+}
+
+fn open() -> (Log, Disk) {
+    let (mut log, mut disk) = (Log::new(SETTINGS, 1), Disk::default());
+    settle(&mut log, &mut disk, now(0));
+    (log, disk)
+}
+
+/// Three messages, each in a batch of its own.
+fn three() -> (Log, Disk) {
+    let (mut log, mut disk) = open();
+    for number in 0..3 {
+        log.append_message(now(0), &simple(number, 100), u64::from(number)).unwrap();
+        settle(&mut log, &mut disk, now(0));
+    }
+    (log, disk)
+}
+
+#[test]
+fn messages_that_wait_share_one_write_and_the_next_batch_gathers_meanwhile() {
+    let (mut log, mut disk) = open();
+    for number in 0..3 {
+        log.append_message(now(0), &simple(number, 10), u64::from(number)).unwrap();
+    }
+    let first = log.poll_write(now(0)).unwrap();
+    assert_eq!(first.messages, 3);
+    log.append_message(now(0), &simple(3, 10), 3).unwrap();
+    assert_eq!(log.poll_write(now(0)), None, "one is in flight");
+    assert_eq!(log.take_completions(), [], "and nothing is promised before it is written");
+    disk.write(&first);
+    log.handle_written(Ok(()));
+    let tickets: Vec<_> = log.take_completions().iter().map(|done| (done.ticket, done.result.is_ok())).collect();
+    assert_eq!(tickets, [(0, true), (1, true), (2, true)]);
+    assert_eq!(log.poll_write(now(0)).unwrap().messages, 1);
+}
+
+#[test]
+fn notes_wait_a_moment_for_company_and_never_longer() {
+    let (mut log, mut disk) = three();
+    log.note(now(10), &Note::Done(simple(0, 0).id), None);
+    assert_eq!(log.poll_write(now(10)), None);
+    assert_eq!(log.poll_timeout(now(10)), Some(now(15).monotonic));
+    let write = log.poll_write(now(15)).unwrap();
+    disk.write(&write);
+    log.handle_written(Ok(()));
+    assert_eq!(log.message_count(), 2);
+    log.note(now(20), &Note::Done(simple(1, 0).id), None);
+    log.append_message(now(20), &simple(9, 10), 9).unwrap();
+    assert!(log.poll_write(now(20)).is_some(), "a message takes the notes along at once");
+}
+
+#[test]
+fn a_failed_write_fails_its_messages_keeps_its_notes_and_is_never_repeated_there() {
+    let (mut log, mut disk) = three();
+    log.note(now(0), &Note::Done(simple(0, 0).id), None);
+    log.append_message(now(0), &simple(7, 10), 7).unwrap();
+    let failed = log.poll_write(now(0)).unwrap();
+    disk.write(&failed);
+    log.handle_written(Err(StoreFailure::Fault));
+    assert_eq!(log.take_completions().last().unwrap().result, Err(StoreFailure::Fault));
+    settle(&mut log, &mut disk, now(0));
+    assert_eq!(log.message_count(), 2, "the note came through");
+    let mut tokens = HashSet::new();
+    let recovered = disk.recover(now(0), &mut tokens);
+    assert!(!recovered.log.contains(simple(7, 0).id), "although all of it is on the disk");
+    assert_eq!((recovered.log.message_count(), recovered.damage.len()), (2, 0));
+    let (write, fresh) = (failed.place.segment, *disk.0.keys().last().unwrap());
+    assert!(fresh > write);
+}
+
+#[test]
+fn while_the_disk_is_full_messages_are_refused_and_notes_still_find_room() {
+    let (mut log, mut disk) = open();
+    let mut number = 0;
+    let refused = loop {
+        if let Err(failure) = log.append_message(now(0), &simple(number, 2_000), u64::from(number)) {
+            break failure;
+        }
+        number += 1;
+        while let Some(write) = log.poll_write(now(0)) {
+            disk.write(&write);
+            log.handle_written(Ok(()));
+        }
+        if let Some(Upkeep::Prepare { .. }) = log.poll_upkeep(now(0)) {
+            log.handle_prepared(now(0), Err(StoreFailure::Full));
+        }
+    };
+    assert_eq!(refused, StoreFailure::Full);
+    for number in 0..number {
+        log.note(now(10), &Note::Done(simple(number, 0).id), None);
+    }
+    let write = log.poll_write(now(100)).expect("there is room for notes");
+    disk.write(&write);
+    log.handle_written(Ok(()));
+    assert_eq!(log.message_count(), 0);
+    let later = now(2_000);
+    settle(&mut log, &mut disk, later);
+    log.append_message(later, &simple(99, 100), 99).expect("there is room again");
+}
+
+#[test]
+fn a_disk_that_fills_up_and_empties_holds_no_more_than_before() {
+    let (mut log, mut disk) = open();
+    for number in 0..500 {
+        let at = now(u64::from(number) * 10);
+        log.append_message(at, &simple(number, 2_500), 0).unwrap();
+        settle(&mut log, &mut disk, at);
+        log.note(at, &Note::Done(simple(number, 0).id), None);
+    }
+    settle(&mut log, &mut disk, now(10_000));
+    assert_eq!(log.message_count(), 0);
+    assert!(disk.0.len() <= 4, "{} segments", disk.0.len());
+}
+
+#[test]
+fn one_message_that_stays_does_not_keep_all_that_came_after_it() {
+    let (mut log, mut disk) = open();
+    let mut stays = simple(0, 5_000);
+    stays.envelope = message("MAIL FROM:<a@b.example> XONCE=t", &["RCPT TO:<c@d.example>"], b"").envelope;
+    log.append_message(now(0), &stays, 0).unwrap();
+    settle(&mut log, &mut disk, now(0));
+    let progress = progress_of(stays.id, 3);
+    log.note(now(0), &Note::Progress(progress.clone()), None);
+    for number in 1..500 {
+        log.append_message(now(10), &simple(number, 2_500), 0).unwrap();
+        settle(&mut log, &mut disk, now(10));
+        log.note(now(10), &Note::Done(simple(number, 0).id), None);
+    }
+    settle(&mut log, &mut disk, now(100));
+    assert!(disk.0.len() <= 8, "{} segments", disk.0.len());
+    let (found, newest) = disk.message(&log, stays.id);
+    assert!(same(&found, &stays) && newest == Some(progress.clone()));
+    let mut tokens = HashSet::new();
+    let recovered = disk.recover(now(100), &mut tokens);
+    let (found, newest) = disk.message(&recovered.log, stays.id);
+    assert!(same(&found, &stays) && newest == Some(progress));
+    assert!(tokens.contains(&format!("ann t {}", stays.id)));
+}
+
+#[test]
+fn a_token_outlives_its_message_until_its_time_is_over() {
+    let (mut log, mut disk) = open();
+    let mut once = simple(0, 100);
+    once.envelope = message("MAIL FROM:<a@b.example> XONCE=t", &["RCPT TO:<c@d.example>"], b"").envelope;
+    log.append_message(now(0), &once, 0).unwrap();
+    settle(&mut log, &mut disk, now(0));
+    log.note(now(0), &Note::Done(once.id), None);
+    let churn = |log: &mut Log, disk: &mut Disk, ms: u64| {
+        for number in 1..500 {
+            log.append_message(now(ms), &simple(number, 2_500), 0).unwrap();
+            settle(log, disk, now(ms));
+            log.note(now(ms), &Note::Done(simple(number, 0).id), None);
+        }
+        settle(log, disk, now(ms + 10));
+        let mut tokens = HashSet::new();
+        let recovered = disk.recover(now(ms + 10), &mut tokens);
+        assert!(!recovered.log.contains(once.id));
+        (tokens.len(), disk.0.len())
+    };
+    assert!(matches!(churn(&mut log, &mut disk, 10), (1, 0..=8)));
+    assert!(matches!(churn(&mut log, &mut disk, 200_000), (0, 0..=8)));
+}
+
+#[test]
+fn a_flipped_byte_anywhere_is_reported_or_harmless_and_never_gives_a_wrong_message() {
+    let (mut log, mut disk) = three();
+    log.close(now(0));
+    settle(&mut log, &mut disk, now(0));
+    let number = *disk.0.iter().find(|(number, bytes)| committed_before(bytes, **number).is_some()).unwrap().0;
+    let end = 5 * BLOCK_BYTES as usize;
+    for at in 0..end {
+        let mut disk = disk.clone();
+        disk.0.get_mut(&number).unwrap()[at] ^= 0x10;
+        let recovered = disk.recover(now(0), &mut HashSet::new());
+        let found = (0..3).filter(|number| recovered.log.contains(simple(*number, 0).id));
+        let mut count = 0;
+        for number in found {
+            assert!(same(&disk.message(&recovered.log, simple(number, 0).id).0, &simple(number, 100)), "byte {at}");
+            count += 1;
+        }
+        assert_eq!(recovered.log.message_count(), count);
+        assert!(count == 3 || !recovered.damage.is_empty() || recovered.cut_bytes > 0, "byte {at}: {count}");
+        assert!(count >= 2, "byte {at} costs one message at most");
+    }
+}
+
+#[test]
+fn a_segment_that_is_gone_altogether_is_reported() {
+    let (mut log, mut disk) = open();
+    for number in 0..30 {
+        log.append_message(now(0), &simple(number, 2_500), 0).unwrap();
+        settle(&mut log, &mut disk, now(0));
+    }
+    let first = *disk.0.keys().next().unwrap();
+    disk.0.get_mut(&first).unwrap().fill(0);
+    let recovered = disk.recover(now(0), &mut HashSet::new());
+    assert!(recovered.damage.iter().any(|damage| damage.segment == first));
+    assert!(recovered.log.message_count() > 0);
+}
+
+#[test]
+fn messages_are_told_in_the_order_of_the_log() {
+    let (_, disk) = three();
+    let recovered = disk.recover(now(0), &mut HashSet::new());
+    let mut told = Vec::new();
+    for number in recovered.log.message_segments() {
+        recovered.log.visit_segment(number, &disk.0[&number], &mut |head, _| told.push((head.id, head.size())));
+    }
+    let expected: Vec<_> = (0..3).map(|number| (simple(number, 100).id, simple(number, 100).size())).collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_message_that_came_in_pieces_is_one_message_and_one_given_up_is_none() {
+    let (mut log, mut disk) = open();
+    let whole = simple(1, 700);
+    let mut end = whole.clone();
+    for (index, piece) in (0..).zip(whole.content[..600].chunks(200)) {
+        log.append_part(now(0), whole.id, index, piece, 1).unwrap();
+        settle(&mut log, &mut disk, now(0));
+    }
+    end.content = whole.content[600..].to_vec();
+    log.append_end(now(0), &end, (3, 600), 2).unwrap();
+    log.append_part(now(0), simple(2, 0).id, 0, b"nothing will come of it", 3).unwrap();
+    settle(&mut log, &mut disk, now(0));
+    log.abandon(simple(2, 0).id);
+    assert!(same(&disk.message(&log, whole.id).0, &whole));
+    let recovered = disk.recover(now(0), &mut HashSet::new());
+    assert_eq!((recovered.log.message_count(), recovered.damage.len()), (1, 0));
+    assert!(same(&disk.message(&recovered.log, whole.id).0, &whole));
+}
+
+// ── Everything at once ──────────────────────────────────────────────────────────────────────────────────────────────
+
+fn progress_of(message: MessageId, attempts: u32) -> Progress {
+    Progress {
+        message,
+        recipients: vec![RecipientState::Waiting],
+        attempts,
+        next_attempt: Duration::from_secs(u64::from(attempts)),
+        held: false,
+        warned: false,
+        last_reply: "not now".to_owned(),
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+}
+
+/// What must be true of one message.
+#[derive(Clone, Debug)]
+struct Fate {
+    message: Message,
+    acknowledged: bool,
+    /// Noted; and is it known to be written?
+    done: Option<bool>,
+    /// Attempts in all progress that was noted, and the newest that is known to be written.
+    progress: Vec<u32>,
+    progress_written: Option<u32>,
+}
+
+struct World {
+    random: Random,
+    log: Log,
+    disk: Disk,
+    /// Most segments that fit.
+    capacity: usize,
+    fates: HashMap<MessageId, Fate>,
+    waiting: HashMap<u64, Waiting>,
+    in_flight: Option<Write>,
+    ms: u64,
+    count: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Waiting {
+    Message(MessageId),
+    Done(MessageId),
+    Progress(MessageId, u32),
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        random.next();
+        Self {
+            log: Log::new(SETTINGS, random.next()),
+            disk: Disk::default(),
+            capacity: 6 + random.below(10) as usize,
+            fates: HashMap::new(),
+            waiting: HashMap::new(),
+            in_flight: None,
+            ms: 0,
+            count: 0,
+            random,
+        }
+    }
+
+    fn now(&self) -> Now {
+        now(self.ms)
+    }
+
+    fn step(&mut self) {
+        self.ms += self.random.below(20);
+        match self.random.below(100) {
+            0..30 => self.submit(),
+            30..50 => self.finish_one(),
+            50..60 => self.note_progress(),
+            60..98 => self.work(),
+            _ => self.crash(),
+        }
+        self.take_completions();
+    }
+
+    fn ticket(&mut self, waiting: Waiting) -> u64 {
+        self.count += 1;
+        self.waiting.insert(u64::from(self.count), waiting);
+        u64::from(self.count)
+    }
+
+    fn submit(&mut self) {
+        self.count += 1;
+        let bytes = if self.random.one_in(8) { self.random.below(20_000) } else { self.random.below(800) };
+        let mut message = simple(self.count, bytes as usize);
+        if self.random.one_in(3) {
+            let mail = format!("MAIL FROM:<a@b.example> XONCE=t{}", self.count);
+            message.envelope = self::message(&mail, &["RCPT TO:<c@d.example>"], b"").envelope;
+        }
+        message.id = MessageId::new(self.now().unix, 0, self.count);
+        let ticket = self.ticket(Waiting::Message(message.id));
+        if self.log.append_message(self.now(), &message, ticket).is_err() {
+            self.waiting.remove(&ticket);
+            return;
+        }
+        let fate = Fate { message, acknowledged: false, done: None, progress: Vec::new(), progress_written: None };
+        self.fates.insert(fate.message.id, fate);
+    }
+
+    fn pick(&mut self) -> Option<MessageId> {
+        let mut ids: Vec<_> =
+            self.fates.values().filter(|fate| fate.acknowledged && fate.done.is_none()).map(|f| f.message.id).collect();
+        ids.sort_unstable();
+        let at = self.random.below(ids.len().max(1) as u64) as usize;
+        ids.get(at).copied()
+    }
+
+    fn finish_one(&mut self) {
+        if let Some(id) = self.pick() {
+            let ticket = self.random.one_in(2).then(|| self.ticket(Waiting::Done(id)));
+            self.log.note(self.now(), &Note::Done(id), ticket);
+            self.fates.get_mut(&id).unwrap().done = Some(false);
+        }
+    }
+
+    fn note_progress(&mut self) {
+        if let Some(id) = self.pick() {
+            let fate = self.fates.get_mut(&id).unwrap();
+            let attempts = fate.progress.last().unwrap_or(&0) + 1;
+            fate.progress.push(attempts);
+            let ticket = self.random.one_in(2).then(|| self.ticket(Waiting::Progress(id, attempts)));
+            self.log.note(self.now(), &Note::Progress(progress_of(id, attempts)), ticket);
+        }
+    }
+
+    fn work(&mut self) {
+        if self.random.one_in(2)
+            && let Some(write) = self.in_flight.take()
+        {
+            self.finish_write(&write);
+        } else if self.in_flight.is_none() {
+            self.in_flight = self.log.poll_write(self.now());
+        }
+        if self.random.one_in(2) {
+            self.keep_up();
+        }
+    }
+
+    fn finish_write(&mut self, write: &Write) {
+        if self.random.one_in(25) {
+            self.tear(write);
+            let failure = if self.random.one_in(2) { StoreFailure::Fault } else { StoreFailure::Full };
+            self.log.handle_written(Err(failure));
+        } else {
+            self.disk.write(write);
+            self.log.handle_written(Ok(()));
+        }
+    }
+
+    /// Some sectors of it are written, and others not.
+    fn tear(&mut self, write: &Write) {
+        const SECTOR_BYTES: usize = 512;
+        let segment = self.disk.0.get_mut(&write.place.segment).unwrap();
+        let keep = self.random.below(4);
+        for (number, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
+            let is_written = match keep {
+                0 => false,
+                1 => true,
+                _ => self.random.one_in(2),
+            };
+            if is_written {
+                let start = write.place.offset as usize + number * SECTOR_BYTES;
+                segment[start..start + sector.len()].copy_from_slice(sector);
+            }
+        }
+    }
+
+    fn keep_up(&mut self) {
+        let now = self.now();
+        match self.log.poll_upkeep(now) {
+            Some(Upkeep::Prepare { header, recycled }) => {
+                if self.random.one_in(30) {
+                    self.log.handle_prepared(now, Err(StoreFailure::Fault));
+                } else if recycled.is_none() && self.disk.0.len() >= self.capacity {
+                    self.log.handle_prepared(now, Err(StoreFailure::Full));
+                } else {
+                    self.disk.prepare(header, recycled);
+                    self.log.handle_prepared(now, Ok(()));
+                }
+            }
+            Some(Upkeep::Remove(number)) => {
+                self.disk.0.remove(&number);
+                self.log.handle_removed(now, Ok(()));
+            }
+            Some(Upkeep::Read { place, bytes }) => {
+                let bytes = self.disk.read(place, bytes).to_vec();
+                self.log.handle_read(now, (!self.random.one_in(50)).then_some(&bytes));
+            }
+            None => {}
+        }
+    }
+
+    fn take_completions(&mut self) {
+        for completion in self.log.take_completions() {
+            let Some(waiting) = self.waiting.remove(&completion.ticket) else { continue };
+            match (waiting, completion.result) {
+                (Waiting::Message(id), Ok(_)) => self.fates.get_mut(&id).unwrap().acknowledged = true,
+                (Waiting::Message(_), Err(_)) => {}
+                (Waiting::Done(id), result) => {
+                    result.expect("notes are never refused");
+                    self.fates.get_mut(&id).unwrap().done = Some(true);
+                }
+                (Waiting::Progress(id, attempts), result) => {
+                    result.expect("notes are never refused");
+                    self.fates.get_mut(&id).unwrap().progress_written = Some(attempts);
+                }
+            }
+        }
+    }
+
+    /// The machine stops, comes back, and everything is as it must be.
+    fn crash(&mut self) {
+        self.take_completions();
+        if let Some(write) = self.in_flight.take() {
+            self.tear(&write);
+        }
+        if self.random.one_in(2)
+            && let Some(Upkeep::Prepare { header, recycled: Some(number) }) = self.log.poll_upkeep(self.now())
+        {
+            // Renamed, and its header not written yet.
+            let bytes = self.disk.0.remove(&number).unwrap();
+            self.disk.0.insert(header.number, bytes);
+        }
+        let mut tokens = HashSet::new();
+        let recovered = self.disk.recover(self.now(), &mut tokens);
+        assert_eq!(recovered.damage, [], "a crash damages nothing that was committed");
+        self.log = recovered.log;
+        self.log.settings = SETTINGS;
+        self.check(&tokens);
+    }
+
+    fn check(&mut self, tokens: &HashSet<String>) {
+        self.waiting.clear();
+        for id in self.log.messages() {
+            assert!(self.fates.contains_key(&id), "{id} was never submitted");
+        }
+        let retention = SETTINGS.token_retention;
+        let unix = self.now().unix;
+        for (id, fate) in &mut self.fates {
+            let is_there = self.log.contains(*id);
+            assert!(!(is_there && fate.done == Some(true)), "{id} was done");
+            assert!(is_there || !fate.acknowledged || fate.done.is_some(), "{id} was acknowledged");
+            if let Some(token) = fate.message.envelope.once().filter(|_| fate.acknowledged) {
+                let holds = id.received() + retention > unix;
+                assert!(!holds || tokens.contains(&format!("ann {token} {id}")), "the token of {id} is lost");
+            }
+            if is_there {
+                let (message, progress) = self.disk.message(&self.log, *id);
+                assert!(same(&message, &fate.message), "{id} is another");
+                let attempts = progress.map(|progress| progress.attempts);
+                assert!(attempts >= fate.progress_written, "{id}: {attempts:?}, {:?}", fate.progress_written);
+                assert!(attempts.is_none_or(|attempts| fate.progress.contains(&attempts)));
+                fate.progress = attempts.into_iter().collect();
+                fate.progress_written = attempts;
+                (fate.acknowledged, fate.done) = (true, None);
+            } else {
+                // Whatever it was, it must not come back.
+                fate.done = Some(true);
+            }
+        }
+    }
+
+    /// In the end the disk has room, and works, and everything is done.
+    fn wind_up(&mut self) {
+        self.capacity = usize::MAX;
+        self.crash();
+        while let Some(id) = self.pick() {
+            self.log.note(self.now(), &Note::Done(id), None);
+            self.fates.get_mut(&id).unwrap().done = Some(false);
+        }
+        self.ms += 10_000_000;
+        settle(&mut self.log, &mut self.disk, now(self.ms));
+        assert_eq!((self.log.message_count(), self.log.contents.live_bytes), (0, 0));
+        assert!(self.disk.0.len() <= 4, "{} segments are left", self.disk.0.len());
+        assert!(self.log.is_idle() && self.log.waiting_bytes() == 0);
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_every_crash_once_and_byte_for_byte() {
+    let seeds = match std::env::var("ONETRIP_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..SEEDS,
+    };
+    for seed in seeds {
+        let played = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed);
+            for _ in 0..STEPS {
+                world.step();
+            }
+            world.wind_up();
+        });
+        assert!(played.is_ok(), "play it again with ONETRIP_SEED={seed}");
+    }
+}
+
+const SEEDS: u64 = 1_000;
+const STEPS: u32 = 400;
