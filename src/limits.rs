@@ -447,3 +447,28 @@ pub const RELAY_TLS_SESSIONS_MAX: usize = 1_024;
 
 /// Largest file of passwords for other servers in bytes: thousands of lines.
 pub const RELAY_AUTH_FILE_BYTES_MAX: u64 = 1 << 20;
+
+// ── The spool ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes of a segment: large enough that making one is rare, small enough that a log can be freed piece by piece.
+pub const SPOOL_SEGMENT_BYTES: u32 = 16 << 20;
+
+/// A batch takes no further record once it has this many bytes: a write of more gains nothing, and all in it wait for its
+/// end.
+pub const SPOOL_BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Content beyond this many bytes lies in parts of this size, so that no record is large.
+pub const SPOOL_PART_BYTES: usize = 256 << 10;
+
+/// Bytes that may wait for the disk on one shard before messages are put off: a second or so of a slow disk.
+pub const SPOOL_WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// How long a note waits for company before it is written alone: nobody waits for it, and a message that comes takes it
+/// along.
+pub const SPOOL_NOTE_DELAY: Duration = Duration::from_millis(5);
+
+/// Segments that one shard keeps open for reading.
+pub const SPOOL_READERS_MAX: usize = 32;
+
+/// How long the last notes may take when the service stops: a disk may be stuck, and what was promised is on it already.
+pub const SPOOL_STOP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@
 //! | watch it | [`events`], [`metrics`] |
 //! | measure it, or another server | [`measuring`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
-//! | know the code | [`life_of_a_connection`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
+//! | know the code | [`life_of_a_connection`], [`spool`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | know what the RFCs ask, and what answers it | [`coverage`] |
 //! | use the protocol core in another program | [`library`] |
 //!
@@ -42,6 +42,9 @@ pub mod at_most_once {}
 
 #[doc = include_str!("early_data.md")]
 pub mod early_data {}
+
+#[doc = include_str!("spool.md")]
+pub mod spool {}
 
 #[doc = include_str!("session_cache.md")]
 pub mod session_cache {}

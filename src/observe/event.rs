@@ -8,6 +8,7 @@ mod connection;
 mod login;
 mod message;
 mod service;
+mod spool;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -18,6 +19,7 @@ pub use service::{
     CertificateReloadFailed, CertificateReloaded, Draining, Listening, LogLinesDropped, OnceTokensForgotten, Ready,
     Stopped, UsersReloadFailed, UsersReloaded, Warning,
 };
+pub use spool::{SpoolDamaged, SpoolFault, SpoolFull, SpoolOpened};
 
 /// Words in an event: most are written in the program, some are put together for the occasion.
 pub type Text = Cow<'static, str>;
@@ -79,6 +81,10 @@ events! {
     MessageRepeated,
     MessageRefused,
     DeliveryFault,
+    SpoolOpened,
+    SpoolDamaged,
+    SpoolFault,
+    SpoolFull,
     Listening,
     Ready,
     Warning,

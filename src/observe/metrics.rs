@@ -61,6 +61,7 @@ impl Metrics {
             Event::CertificateReloadFailed(_) => service.certificate_reloads.count(ReloadResult::Failed),
             Event::UsersReloaded(_) => service.users_reloads.count(ReloadResult::Loaded),
             Event::UsersReloadFailed(_) => service.users_reloads.count(ReloadResult::Failed),
+            Event::SpoolDamaged(_) => service.spool_damaged.increment(),
             Event::LogLinesDropped(event) => service.log_lines_dropped.add(event.lines),
             Event::OnceTokensForgotten(event) => self.counted.once.forgotten.add(event.tokens),
             _ => {}
@@ -137,6 +138,24 @@ pub struct ShardMetrics {
     pub commit_seconds: Histogram<SHORT>,
     /// Deliveries that failed because something here is broken (counted by `observe`).
     pub delivery_faults: Count,
+    /// Messages in the spool.
+    pub spool_messages: Gauge,
+    /// Segments in use.
+    pub spool_segments: Gauge,
+    /// Segments that are ready to be used.
+    pub spool_spares: Gauge,
+    /// Segments made, of zeroes or of old ones.
+    pub spool_segments_made: Count,
+    /// Batches written: each is one write and one sync.
+    pub spool_batches: Count,
+    /// Messages in these batches.
+    pub spool_batch_messages: Count,
+    /// Bytes of these batches.
+    pub spool_bytes: Count,
+    /// Batches and segments that the system refused (counted by `observe`).
+    pub spool_faults: Count,
+    /// Minutes in which the disk had no room (counted by `observe`).
+    pub spool_full: Count,
 }
 
 impl ShardMetrics {
@@ -160,6 +179,8 @@ impl ShardMetrics {
             Event::MessageRepeated(_) => self.messages_repeated.increment(),
             Event::MessageRefused(event) => self.messages_refused.count(event.class()),
             Event::DeliveryFault(_) => self.delivery_faults.increment(),
+            Event::SpoolFault(_) => self.spool_faults.increment(),
+            Event::SpoolFull(_) => self.spool_full.increment(),
             _ => {}
         }
     }
@@ -214,6 +235,7 @@ struct ServiceMetrics {
     certificate_reloads: Counts<ReloadResult>,
     users_reloads: Counts<ReloadResult>,
     log_lines_dropped: Count,
+    spool_damaged: Count,
 }
 
 /// All that is counted, as the registry reads it.
@@ -336,7 +358,7 @@ mod tests {
 
     #[test]
     fn every_event_raises_a_figure_of_the_shard_or_of_the_service_but_not_of_both() {
-        let uncounted = ["listening", "ready", "warning", "draining", "stopped"];
+        let uncounted = ["spool_opened", "listening", "ready", "warning", "draining", "stopped"];
         for event in examples::one_of_each() {
             let (metrics, shard) = metrics();
             let zero = metrics.render();

@@ -25,10 +25,12 @@ use socket2::SockRef;
 
 use super::admission::Counted;
 use super::connections::{Activity, Interrupt, Registration};
+use super::delivery::Delivered;
 use super::once::Turn;
 use super::report::{self, Identity, Traffic};
 use super::shard::Shard;
 use super::socket::descriptor;
+use super::spool::Stored;
 use crate::limits;
 use crate::observe::event::{AuthFailed, AuthPutOff, DeliveryFault, MessageRefused, MessageRepeated};
 use crate::observe::label::AuthOutcome;
@@ -37,6 +39,7 @@ use crate::proto::credential::{Credential, Verdict};
 use crate::proto::message::{Message, MessageId};
 use crate::proto::proof::Committed;
 use crate::proto::server::{Early, Opening, Outcome};
+use crate::spool::log::Note;
 use crate::time::Now;
 use crate::wire::{Connection, Output, Step};
 
@@ -375,7 +378,7 @@ impl Conversation {
         };
         let delivered = match &self.shard.through {
             Some(through) => through.deliver(message).await,
-            None => self.shard.delivery.deliver(message).await,
+            None => self.commit_and_deliver(message).await,
         };
         let now = self.shard.clock.now();
         if let (Some(claim), Ok(committed)) = (claim, &delivered.result) {
@@ -392,6 +395,19 @@ impl Conversation {
         self.note_drain();
         self.connection.handle_stored(now, delivered.result, delivered.message, &mut self.output);
         self.note_progress();
+    }
+
+    /// Puts a message into the spool, then where it belongs.
+    async fn commit_and_deliver(&self, message: Box<Message>) -> Delivered {
+        let Stored { result, message, fault } = self.shard.spool.commit(message).await;
+        if let Err(failure) = result {
+            return Delivered { result: Err(failure), message, fault };
+        }
+        let id = message.id;
+        let delivered = self.shard.delivery.deliver(message).await;
+        // Delivered, or refused and the client told so: either way it is not queued.
+        self.shard.spool.note(&Note::Done(id));
+        delivered
     }
 
     /// The turn of a message that bears a token; `None` for any other.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `onetrip-shard-N`, pinned | accepts, receives, sends; runs every conversation; never waits for a disk or a hash |
 //! | `password-N` | hashes passwords |
+//! | `spool-N` | makes, recycles and removes the files of a shard's log |
 //! | `delivery-SHARD-N` | writes and syncs files |
 //! | `onetrip-log` | writes log lines |
 //! | `onetrip-metrics` | answers whoever asks for metrics |
@@ -31,6 +32,7 @@ mod report;
 mod serve;
 mod shard;
 mod socket;
+mod spool;
 pub mod state_directory;
 pub mod user_command;
 pub mod users_file;

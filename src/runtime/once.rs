@@ -97,7 +97,6 @@ impl OnceRegistry {
     }
 
     /// Takes in what was stored before a restart, before the first message comes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is kept over a restart yet"))]
     pub(super) fn restore(&self, now: Now, found: impl IntoIterator<Item = StoredToken>) {
         let mut by_stripe: Vec<Vec<StoredToken>> = self.stripes.iter().map(|_| Vec::new()).collect();
         for token in found {

@@ -30,6 +30,7 @@ use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::report::listener_kind;
 use super::shard::{self, ListenerSettings, Order, ShardParts, ShardThread, try_executor};
+use super::spool::{self, Keeper, OpenedLog, SpoolSettings, log_settings, spool_directory};
 use super::state_directory::StateDirectory;
 use super::users_file::{Reload, UsersFile};
 use crate::auth::throttle::ThrottleSettings;
@@ -38,8 +39,8 @@ use crate::config::{Config, Listen};
 use crate::exit::Exit;
 use crate::limits;
 use crate::observe::event::{
-    CertificateReloadFailed, CertificateReloaded, Draining, Event, Listening, Ready, Stopped, UsersReloadFailed,
-    UsersReloaded, Warning,
+    CertificateReloadFailed, CertificateReloaded, Draining, Event, Listening, Ready, SpoolOpened, Stopped,
+    UsersReloadFailed, UsersReloaded, Warning,
 };
 use crate::observe::label::ListenerKind;
 use crate::observe::metrics::Metrics;
@@ -47,7 +48,7 @@ use crate::proto::extension::{Listing, Offer};
 use crate::proto::qhlo_id::Point;
 use crate::proto::server::{Bounds, ClientInTrace, Opening, SenderCheck, Settings, Timeouts};
 use crate::relay::{Destination, SyncPolicy};
-use crate::spool::once::OnceBounds;
+use crate::spool::once::{OnceBounds, StoredToken};
 use crate::time::Now;
 use crate::tls::cache::SessionCache;
 use crate::tls::config::{Returning, ServerSettings};
@@ -207,6 +208,7 @@ impl Service {
         });
         warnings.extend(exposed);
         let (listening, listeners) = open_listeners(&config)?;
+        let spool = open_spool(&config, directory.path(), clock, &once)?;
         if config.sync == SyncPolicy::None {
             warnings.push(warning(
                 "--sync none",
@@ -234,7 +236,8 @@ impl Service {
             shards: Vec::new(),
             signals,
         };
-        service.start_shards(listeners, connections_max, &password_settings)?;
+        spool.events.iter().for_each(|event| service.report(event.clone()));
+        service.start_shards(listeners, spool.logs, connections_max, &password_settings)?;
         service.announce(&Opened { listening, warnings }, loaded);
         Ok(service)
     }
@@ -242,11 +245,12 @@ impl Service {
     fn start_shards(
         &mut self,
         listeners: Vec<Vec<Listener>>,
+        logs: Vec<(OpenedLog, Keeper)>,
         connections_max: u32,
         passwords: &PasswordSettings,
     ) -> Result<(), ServeError> {
         let addresses = Arc::new(AddressCounts::new(self.config.connections_per_address_max));
-        for (index, listeners) in listeners.into_iter().enumerate() {
+        for (index, (listeners, log)) in listeners.into_iter().zip(logs).enumerate() {
             let number = u16::try_from(index).unwrap_or(u16::MAX);
             let (orders, received) = flume::unbounded();
             let parts = ShardParts {
@@ -269,6 +273,7 @@ impl Service {
                 passwords: self.passwords.for_shard(passwords),
                 delivery: start_delivery(&self.config, number)?,
                 through: through(&self.config, &self.relays),
+                spool: log,
                 once: Arc::clone(&self.once),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),
@@ -496,6 +501,40 @@ fn open_once(config: &Config, metrics: &Metrics) -> Result<Arc<OnceRegistry>, Se
 /// The server to which all messages are handed through, if they are.
 fn through(config: &Config, relays: &RelayMaterial) -> Option<RelaySettings> {
     relays.settings(&config.deliver).filter(|_| config.sync == SyncPolicy::Through).cloned()
+}
+
+/// The spool, and what to tell of it.
+struct SpoolFound {
+    logs: Vec<(OpenedLog, Keeper)>,
+    events: Vec<Event>,
+}
+
+fn open_spool(config: &Config, state: &Path, clock: Clock, once: &OnceRegistry) -> Result<SpoolFound, ServeError> {
+    let start = clock.now();
+    let settings = SpoolSettings {
+        path: spool_directory(state),
+        shards: shard_count(config),
+        sync: config.sync,
+        log: log_settings(config.once_retention),
+    };
+    let mut tokens = Vec::new();
+    let opened = spool::open(&settings, start, &mut |found| {
+        let key = once.key(found.user, found.token);
+        tokens.push(StoredToken { key, message: found.id, stored_at: found.id.received() });
+    });
+    let opened = opened.map_err(|error| ServeError::of(error.exit(), error))?;
+    tokens.sort_unstable_by_key(|token| (token.stored_at, token.key));
+    tokens.dedup();
+    once.restore(start, tokens);
+    let messages = opened.logs.iter().map(|log| log.message_count() as u64).sum();
+    let took = clock.now().monotonic.saturating_sub(start.monotonic);
+    let mut events = vec![SpoolOpened { messages, cut_bytes: opened.cut_bytes, took }.into()];
+    events.extend(opened.damage.into_iter().map(Event::from));
+    let logs = (0..).zip(opened.logs).map(|(shard, log)| {
+        let keeper = log.start_keeper(shard).map_err(|error| no_thread(&error))?;
+        Ok((log, keeper))
+    });
+    Ok(SpoolFound { logs: logs.collect::<Result<_, _>>()?, events })
 }
 
 fn start_delivery(config: &Config, shard: u16) -> Result<Delivery, ServeError> {

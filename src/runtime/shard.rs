@@ -24,10 +24,13 @@ use super::listeners::{ByReturning, Listener};
 use super::log_writer::Log;
 use super::once::OnceRegistry;
 use super::passwords::ShardPasswords;
+use super::spool::{Keeper, OpenedLog, Spool, SpoolParts};
 use crate::limits;
 use crate::observe::event::{ConnectionId, Event};
 use crate::observe::metrics::ShardMetrics;
+use crate::proto::message::MessageId;
 use crate::proto::server::{Resources, Settings};
+use crate::spool::log::Note;
 use crate::tls::config::{Returning, ServerConfigs, ServerSettings};
 use crate::wire::Output;
 
@@ -48,6 +51,7 @@ pub(super) struct ShardParts {
     pub(super) delivery: Delivery,
     /// The server to which all messages are handed through, if they are.
     pub(super) through: Option<RelaySettings>,
+    pub(super) spool: (OpenedLog, Keeper),
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
@@ -78,6 +82,7 @@ pub(super) struct Shard {
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
     pub(super) through: Option<Through>,
+    pub(super) spool: Spool,
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
@@ -118,6 +123,15 @@ pub(super) fn start(parts: ShardParts) -> Result<ShardThread, String> {
 async fn run(parts: ShardParts) -> usize {
     let ShardParts { listeners, orders, .. } = parts;
     let current = parts.settings.load_full();
+    let (opened, keeper) = parts.spool;
+    let found = queued(&opened);
+    let spool = Spool::start(SpoolParts {
+        opened,
+        keeper,
+        clock: parts.clock,
+        metrics: Arc::clone(&parts.metrics),
+        log: parts.log.clone(),
+    });
     let shard = Rc::new(Shard {
         number: parts.number,
         clock: parts.clock,
@@ -129,6 +143,7 @@ async fn run(parts: ShardParts) -> usize {
         passwords: parts.passwords,
         delivery: parts.delivery,
         through: parts.through.map(|settings| Through::start(settings, parts.clock)),
+        spool,
         once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
@@ -141,6 +156,7 @@ async fn run(parts: ShardParts) -> usize {
         next_connection: Cell::new(0),
         log: parts.log,
     });
+    spawn_guarded(deliver_found(Rc::clone(&shard), found));
     let doors: Vec<_> = listeners.into_iter().map(|listener| accept::open(&shard, listener)).collect();
     spawn_guarded(sweep(Rc::clone(&shard)));
     let order = orders.recv_async().await.unwrap_or(Order::Stop);
@@ -160,7 +176,26 @@ async fn run(parts: ShardParts) -> usize {
     if let Some(through) = &shard.through {
         through.close().await;
     }
+    shard.spool.stop().await;
     cut
+}
+
+/// What was queued when the server stopped.
+fn queued(opened: &OpenedLog) -> Vec<MessageId> {
+    let mut found = Vec::new();
+    // What cannot be read now stays in the spool, and is found at the next start.
+    let _ = opened.recovered(&mut |message| found.push(message.id));
+    found
+}
+
+async fn deliver_found(shard: Rc<Shard>, found: Vec<MessageId>) {
+    for id in found {
+        if let Ok(message) = shard.spool.read(id).await
+            && shard.delivery.deliver(message).await.result.is_ok()
+        {
+            shard.spool.note(&Note::Done(id));
+        }
+    }
 }
 
 impl Shard {

@@ -329,14 +329,25 @@ impl Log {
         }
     }
 
+    /// Writes all that was appended without waiting for company.
+    pub fn hurry(&mut self) {
+        for batch in &mut self.gathering {
+            batch.is_urgent = true;
+        }
+    }
+
+    /// Takes over a token from another log.
+    pub fn adopt_token(&mut self, now: Now, token: Token<'_>) {
+        self.keeping.copy_begun();
+        self.append_token(now, token);
+    }
+
     /// Writes all notes without waiting for company, and a last batch behind them: so that the next start knows that
     /// everything before it was whole.
     pub fn close(&mut self, now: Now) {
+        self.hurry();
         if self.current.is_none() {
             return;
-        }
-        for batch in &mut self.gathering {
-            batch.is_urgent = true;
         }
         let bytes = vec![0; BATCH_HEADER_BYTES];
         self.waiting_bytes += bytes.len();

@@ -102,6 +102,10 @@ impl Keeping {
         self.next.take()
     }
 
+    pub(super) fn copy_begun(&mut self) {
+        self.copies += 1;
+    }
+
     pub(super) fn copy_written(&mut self) {
         self.copies -= 1;
     }
@@ -354,7 +358,7 @@ impl Log {
             }
             _ => return,
         };
-        self.keeping.copies += 1;
+        self.keeping.copy_begun();
         self.append_copy(now, frame.kind, what, frame.payload);
     }
 
@@ -377,8 +381,7 @@ impl Log {
 
     fn keep_token(&mut self, now: Now, token: Option<Token<'_>>) {
         if let Some(token) = token.filter(|token| token.id.received() + self.settings.token_retention > now.unix) {
-            self.keeping.copies += 1;
-            self.append_token(now, token);
+            self.adopt_token(now, token);
         }
     }
 }

@@ -153,7 +153,7 @@ impl Site {
     /// Is there nothing in the state directory but what a server means to leave there?
     pub fn assert_nothing_left_behind(&self) {
         let expected: BTreeSet<&OsStr> =
-            ["lock", "mail", "qhlo-secrets", "tls-cert.pem", "tls-key.pem", "users", "users.lock"]
+            ["lock", "mail", "qhlo-secrets", "spool", "tls-cert.pem", "tls-key.pem", "users", "users.lock"]
                 .into_iter()
                 .map(OsStr::new)
                 .collect();

@@ -7,8 +7,8 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     AcceptPaused, AuthFailed, AuthPutOff, CertificateReloadFailed, CertificateReloaded, ConnectionEnded, ConnectionId,
     ConnectionRefused, DeliveryFault, Draining, Event, Listening, LogLinesDropped, MessageRefused, MessageRepeated,
-    MessageStored, OnceTokensForgotten, Outcome, Ready, SessionPanicked, Stopped, TlsFacts, UsersReloadFailed,
-    UsersReloaded, Warning,
+    MessageStored, OnceTokensForgotten, Outcome, Ready, SessionPanicked, SpoolDamaged, SpoolFault, SpoolFull,
+    SpoolOpened, Stopped, TlsFacts, UsersReloadFailed, UsersReloaded, Warning,
 };
 use crate::observe::label::{BodyKind, Bound, EarlyData, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
 
@@ -94,6 +94,17 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         MessageRepeated { connection: ConnectionId(0xab), message: "m1".into(), user: "ann".into() }.into(),
         message_refused(552).into(),
         DeliveryFault { message: "m1".into(), recipient: None, reason: "disk full".into() }.into(),
+        SpoolOpened { messages: 5, cut_bytes: 4_096, took: Duration::from_millis(20) }.into(),
+        SpoolDamaged {
+            segment: "spool/0/0000000001".into(),
+            offset: 4_096,
+            bytes: 512,
+            message: None,
+            kept: "spool/damaged/0-0000000001-4096".into(),
+        }
+        .into(),
+        SpoolFault { reason: "cannot write".into() }.into(),
+        SpoolFull { directory: "spool/0".into() }.into(),
         Listening { address: client(), listener: ListenerKind::Tls }.into(),
         Ready { version: "0.1.0".into(), hostname: "mail.example.org".into(), shards: 2 }.into(),
         Warning { subject: "--sync none".into(), consequence: "mail may be lost".into(), remedy: "drop it".into() }

@@ -21,6 +21,7 @@ impl Collector for Counted {
         page.encode_tls()?;
         page.encode_commands()?;
         page.encode_messages()?;
+        page.encode_spool()?;
         encode_once(&mut encoder, &self.once)?;
         encode_service(&mut encoder, &self.service)
     }
@@ -51,7 +52,10 @@ fn encode_service(encoder: &mut DescriptorEncoder<'_>, service: &ServiceMetrics)
     }
     let help = "Log lines dropped because standard error was too slow";
     let mut metric = encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
-    encode_value(&mut metric, service.log_lines_dropped.value())
+    encode_value(&mut metric, service.log_lines_dropped.value())?;
+    let help = "Pieces of the spool found damaged at start";
+    let mut metric = encoder.encode_descriptor("spool_damaged", help, None, MetricType::Counter)?;
+    encode_value(&mut metric, service.spool_damaged.value())
 }
 
 /// Writes the figures that each shard has, shard by shard.
@@ -108,6 +112,20 @@ impl ShardPage<'_, '_> {
         self.bytes("message", "Bytes of stored messages", |shard| &shard.message_bytes)?;
         self.histogram("commit", "From the end of a message to its being durable", |shard| &shard.commit_seconds)?;
         self.count("delivery_faults", "Deliveries failed for a fault of ours", |shard| &shard.delivery_faults)
+    }
+
+    fn encode_spool(&mut self) -> fmt::Result {
+        self.gauge("spool_messages", "Messages in the spool", |shard| &shard.spool_messages)?;
+        self.gauge("spool_segments", "Segments of the spool in use", |shard| &shard.spool_segments)?;
+        self.gauge("spool_spares", "Segments of the spool ready to be used", |shard| &shard.spool_spares)?;
+        self.count("spool_segments_made", "Segments made, of zeroes or of old ones", |shard| {
+            &shard.spool_segments_made
+        })?;
+        self.count("spool_batches", "Batches written and synced", |shard| &shard.spool_batches)?;
+        self.count("spool_batch_messages", "Messages in written batches", |shard| &shard.spool_batch_messages)?;
+        self.bytes("spool_written", "Bytes written to the spool", |shard| &shard.spool_bytes)?;
+        self.count("spool_faults", "Writes to the spool that the system refused", |shard| &shard.spool_faults)?;
+        self.count("spool_full", "Minutes in which the spool's disk had no room", |shard| &shard.spool_full)
     }
 
     fn count(&mut self, name: &str, help: &str, cell: fn(&ShardMetrics) -> &Count) -> fmt::Result {

@@ -1,0 +1,379 @@
+//! The spool at start: every log is read, what is damaged is set aside, and logs of shards that are no more are moved
+//! into those of the shards that are.
+//!
+//! It runs on the first thread, before anybody is served, and waits for the disk.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::files::Files;
+use super::keeper::Keeper;
+use crate::exit::Exit;
+use crate::observe::event::SpoolDamaged;
+use crate::proto::envelope::Envelope;
+use crate::proto::message::MessageId;
+use crate::proto::server::StoreFailure;
+use crate::relay::SyncPolicy;
+use crate::runtime::atomic_file::{WriteFault, create_directory, sync_directory};
+use crate::spool::frame;
+use crate::spool::log::{Address, Log, LogSettings, Note};
+use crate::spool::record::{Record, Token};
+use crate::spool::recovery::{self, Damage, Recovery, committed_before};
+use crate::spool::upkeep::Upkeep;
+use crate::spool::{Place, Progress};
+use crate::time::Now;
+
+/// What the spool is opened with.
+#[derive(Clone, Debug)]
+pub(in crate::runtime) struct SpoolSettings {
+    /// The directory of all logs.
+    pub(in crate::runtime) path: PathBuf,
+    /// How many shards there are.
+    pub(in crate::runtime) shards: u16,
+    /// What a `250` promises.
+    pub(in crate::runtime) sync: SyncPolicy,
+    /// How logs are kept.
+    pub(in crate::runtime) log: LogSettings,
+}
+
+/// The log of one shard, read and ready to be handed to it.
+#[derive(Debug)]
+pub(in crate::runtime) struct OpenedLog {
+    pub(super) log: Log,
+    pub(super) files: Files,
+}
+
+/// A queued message that was found at start.
+#[derive(Debug)]
+pub(in crate::runtime) struct Recovered<'a> {
+    /// Its name.
+    pub(in crate::runtime) id: MessageId,
+    /// Where it lies.
+    pub(in crate::runtime) place: Place,
+    /// Bytes of the whole message, trace header included.
+    pub(in crate::runtime) bytes: u64,
+    /// Who sent it and to whom.
+    pub(in crate::runtime) envelope: &'a Envelope,
+    /// How far it has come; `None` if no attempt was noted yet.
+    pub(in crate::runtime) progress: Option<Progress>,
+}
+
+/// Everything that was found.
+#[derive(Debug)]
+pub(in crate::runtime) struct OpenedSpool {
+    /// By shard.
+    pub(in crate::runtime) logs: Vec<OpenedLog>,
+    /// What the operator should be told.
+    pub(in crate::runtime) damage: Vec<SpoolDamaged>,
+    /// Bytes of last batches that were torn.
+    pub(in crate::runtime) cut_bytes: u64,
+}
+
+/// Why the spool cannot be opened. Prints with its remedy.
+#[derive(Debug)]
+pub(in crate::runtime) struct SpoolError(WriteFault);
+
+impl SpoolError {
+    /// The exit code that says the same.
+    pub(in crate::runtime) fn exit(&self) -> Exit {
+        self.0.exit()
+    }
+}
+
+impl fmt::Display for SpoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the spool cannot be opened: {}", self.0)
+    }
+}
+
+impl From<WriteFault> for SpoolError {
+    fn from(fault: WriteFault) -> Self {
+        Self(fault)
+    }
+}
+
+/// Opens all logs. `on_token` is told every token that holds, perhaps more than once.
+///
+/// # Errors
+/// The system refuses something, such as reading a file.
+pub(in crate::runtime) fn open(
+    settings: &SpoolSettings,
+    now: Now,
+    on_token: &mut dyn FnMut(Token<'_>),
+) -> Result<OpenedSpool, SpoolError> {
+    create_directory(&settings.path)?;
+    let mut opening = Opening { settings, now, damage: Vec::new(), cut_bytes: 0 };
+    let mut logs = Vec::new();
+    for shard in 0..settings.shards {
+        logs.push(opening.read(settings.path.join(shard.to_string()), on_token)?);
+    }
+    opening.drop_doubles(&mut logs)?;
+    for (number, path) in vanished(settings)? {
+        let target = number % logs.len();
+        opening.move_log(path, &mut logs, target, on_token)?;
+    }
+    Ok(OpenedSpool { logs, damage: opening.damage, cut_bytes: opening.cut_bytes })
+}
+
+/// Logs of shards that are no more.
+fn vanished(settings: &SpoolSettings) -> Result<Vec<(usize, PathBuf)>, WriteFault> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(&settings.path).map_err(WriteFault::of("read", &settings.path))?;
+    for entry in entries {
+        let path = entry.map_err(WriteFault::of("read", &settings.path))?.path();
+        let number = path.file_name().and_then(|name| name.to_str()?.parse::<usize>().ok());
+        found.extend(number.filter(|number| *number >= usize::from(settings.shards)).map(|number| (number, path)));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+struct Opening<'a> {
+    settings: &'a SpoolSettings,
+    now: Now,
+    damage: Vec<SpoolDamaged>,
+    cut_bytes: u64,
+}
+
+impl Opening<'_> {
+    fn read(&mut self, path: PathBuf, on_token: &mut dyn FnMut(Token<'_>)) -> Result<OpenedLog, WriteFault> {
+        let files = Files::open(path, self.settings.sync)?;
+        let numbers = files.numbers().map_err(WriteFault::of("read", files.path()))?;
+        let mut recovery = Recovery::new(self.settings.log, self.now);
+        let mut held: Vec<(u32, Vec<u8>)> = Vec::new();
+        let mut last_used = None;
+        for number in numbers {
+            let bytes = files.read(number).map_err(WriteFault::of("read", &files.segment(number)))?;
+            let later = committed_before(&bytes, number);
+            if later.is_some() {
+                last_used = Some(number);
+                for (number, bytes) in held.drain(..) {
+                    recovery.read_segment(number, &bytes, later, on_token);
+                }
+            }
+            held.push((number, bytes));
+        }
+        for (number, bytes) in held {
+            recovery.read_segment(number, &bytes, None, on_token);
+        }
+        if let Some(number) = last_used.filter(|_| self.settings.sync != SyncPolicy::None) {
+            files.sync_segment(number)?;
+        }
+        let recovered =
+            recovery.finish(random_number().map_err(WriteFault::of("draw random bytes for", files.path()))?);
+        self.cut_bytes += recovered.cut_bytes;
+        for damage in &recovered.damage {
+            self.set_aside(&files, damage)?;
+        }
+        Ok(OpenedLog { log: recovered.log, files })
+    }
+
+    /// Keeps what is damaged in a file of its own, for whoever can make something of it. What was set aside before is not
+    /// told again.
+    fn set_aside(&mut self, files: &Files, damage: &Damage) -> Result<(), WriteFault> {
+        let directory = self.settings.path.join("damaged");
+        create_directory(&directory)?;
+        let shard = files.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (start, end) = (damage.bytes.start as usize, damage.bytes.end as usize);
+        let path = directory.join(format!("{shard}-{:010}-{start}", damage.segment));
+        if path.exists() {
+            return Ok(());
+        }
+        let segment = files.segment(damage.segment);
+        let bytes = fs::read(&segment).map_err(WriteFault::of("read", &segment))?;
+        let bytes = &bytes[start.min(bytes.len())..end.min(bytes.len())];
+        fs::write(&path, bytes).map_err(WriteFault::of("write", &path))?;
+        self.damage.push(SpoolDamaged {
+            segment: segment.display().to_string().into(),
+            offset: start as u64,
+            bytes: (end - start) as u64,
+            message: damage.message.map(|id| id.as_str().into()),
+            kept: path.display().to_string().into(),
+        });
+        Ok(())
+    }
+
+    /// A move between logs that was interrupted leaves a message in two of them.
+    fn drop_doubles(&self, logs: &mut [OpenedLog]) -> Result<(), WriteFault> {
+        for at in 1..logs.len() {
+            let (before, rest) = logs.split_at_mut(at);
+            let doubles: Vec<_> =
+                rest[0].log.messages().filter(|id| before.iter().any(|other| other.log.contains(*id))).collect();
+            for id in doubles {
+                rest[0].log.note(self.now, &Note::Done(id), None);
+            }
+            rest[0].settle(self.now)?;
+        }
+        Ok(())
+    }
+
+    fn move_log(
+        &mut self,
+        path: PathBuf,
+        logs: &mut [OpenedLog],
+        target: usize,
+        on_token: &mut dyn FnMut(Token<'_>),
+    ) -> Result<(), WriteFault> {
+        let mut tokens = Vec::new();
+        let from = self.read(path, &mut |token| {
+            on_token(token);
+            tokens.push((token.id, token.user.to_owned(), token.token.to_owned()));
+        })?;
+        let known: HashSet<_> = logs.iter().flat_map(|opened| opened.log.messages()).collect();
+        let to = &mut logs[target];
+        from.visit_messages(&mut |id| {
+            if !known.contains(&id) { to.adopt(self.now, &from, id) } else { Ok(()) }
+        })?;
+        for (id, user, token) in &tokens {
+            if !to.log.contains(*id) {
+                to.log.adopt_token(self.now, Token { id: *id, user, token });
+            }
+        }
+        to.settle(self.now)?;
+        // The oldest first: a note that a message is done must not go before the message.
+        for number in from.files.numbers().map_err(WriteFault::of("read", from.files.path()))? {
+            from.files.remove(number)?;
+        }
+        from.files.remove_directory()?;
+        sync_directory(&self.settings.path)
+    }
+}
+
+impl OpenedLog {
+    /// Tells each queued message, in the order of the log. One that cannot be read is passed over.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(in crate::runtime) fn recovered(&self, visit: &mut dyn FnMut(Recovered<'_>)) -> io::Result<()> {
+        for number in self.log.message_segments() {
+            let bytes = self.files.read(number)?;
+            self.log.visit_segment(number, &bytes, &mut |head, place| {
+                let progress = self.log.locate(head.id).and_then(|location| self.read_progress(location.progress?));
+                visit(Recovered { id: head.id, place, bytes: head.size(), envelope: &head.envelope, progress });
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts the thread that makes and removes its segments.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub(in crate::runtime) fn start_keeper(&self, shard: u16) -> io::Result<Keeper> {
+        Keeper::start(self.files.clone(), shard)
+    }
+
+    /// How many messages are queued.
+    pub(in crate::runtime) fn message_count(&self) -> usize {
+        self.log.message_count()
+    }
+
+    fn read_progress(&self, address: Address) -> Option<Progress> {
+        let bytes = self.files.read_at(address.place, address.bytes).ok()?;
+        recovery::read_progress(&bytes, address.seed, address.place)
+    }
+
+    fn visit_messages(&self, visit: &mut dyn FnMut(MessageId) -> Result<(), WriteFault>) -> Result<(), WriteFault> {
+        for number in self.log.message_segments() {
+            let path = self.files.segment(number);
+            let bytes = self.files.read(number).map_err(WriteFault::of("read", &path))?;
+            let mut ids = Vec::new();
+            self.log.visit_segment(number, &bytes, &mut |head, _| ids.push(head.id));
+            ids.into_iter().try_for_each(&mut *visit)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over a message of another log, with its progress.
+    fn adopt(&mut self, now: Now, from: &Self, id: MessageId) -> Result<(), WriteFault> {
+        let Some(location) = from.log.locate(id) else {
+            return Ok(());
+        };
+        let mut content = Vec::new();
+        for part in &location.parts {
+            let bytes = from.read(*part)?;
+            if let Some(Record::Part { bytes, .. }) = record(&bytes, *part) {
+                content.extend_from_slice(bytes);
+            }
+        }
+        let bytes = from.read(location.head)?;
+        let Some(Record::Message(head)) = record(&bytes, location.head) else {
+            return Ok(());
+        };
+        let mut message = head.to_message();
+        content.append(&mut message.content);
+        message.content = content;
+        let path = self.files.path().to_owned();
+        let refused = |_| WriteFault::of("move a message to", &path)(io::Error::other("the log refuses it"));
+        self.log.append_message(now, &message, 0).map_err(refused)?;
+        if let Some(progress) = location.progress.and_then(|address| from.read_progress(address)) {
+            self.log.note(now, &Note::Progress(progress), None);
+        }
+        if self.log.waiting_bytes() > MOVED_TOGETHER_BYTES { self.settle(now) } else { Ok(()) }
+    }
+
+    fn read(&self, address: Address) -> Result<Vec<u8>, WriteFault> {
+        let path = self.files.segment(address.place.segment);
+        self.files.read_at(address.place, address.bytes).map_err(WriteFault::of("read", &path))
+    }
+
+    /// Writes everything that waits.
+    fn settle(&mut self, now: Now) -> Result<(), WriteFault> {
+        self.log.hurry();
+        while !self.log.is_idle() {
+            if let Some(write) = self.log.poll_write(now) {
+                let file = self.files.open_for_writing(write.place.segment)?;
+                let written = std::os::unix::fs::FileExt::write_all_at(&file, &write.bytes, write.place.offset.into());
+                self.log.handle_written(written.as_ref().map(|()| ()).map_err(|_| StoreFailure::Fault));
+                written.map_err(WriteFault::of("write", &self.files.segment(write.place.segment)))?;
+            } else {
+                self.keep_up(now)?;
+            }
+        }
+        self.log.take_completions();
+        Ok(())
+    }
+
+    fn keep_up(&mut self, now: Now) -> Result<(), WriteFault> {
+        match self.log.poll_upkeep(now) {
+            Some(Upkeep::Prepare { header, recycled }) => {
+                self.files.prepare(header, recycled)?;
+                self.log.handle_prepared(now, Ok(()));
+            }
+            Some(Upkeep::Remove(number)) => {
+                self.files.remove(number)?;
+                self.log.handle_removed(now, Ok(()));
+            }
+            Some(Upkeep::Read { place, bytes }) => {
+                let bytes = self.files.read_at(place, bytes).ok();
+                self.log.handle_read(now, bytes.as_deref());
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn record(bytes: &[u8], address: Address) -> Option<Record<'_>> {
+    let frame = frame::read(bytes, address.seed, address.place.offset)?;
+    Record::decode(frame.kind, frame.payload)
+}
+
+fn random_number() -> io::Result<u64> {
+    let mut random = [0; 8];
+    SystemRandom::new().fill(&mut random).map_err(|_| io::Error::other("the system has no randomness to give"))?;
+    Ok(u64::from_ne_bytes(random))
+}
+
+/// Where the spool lies in a state directory.
+pub(in crate::runtime) fn spool_directory(state: &Path) -> PathBuf {
+    state.join("spool")
+}
+
+/// Bytes that are moved between logs with one sync.
+const MOVED_TOGETHER_BYTES: usize = 8 << 20;
