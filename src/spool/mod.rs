@@ -25,4 +25,4 @@ pub use place::Place;
 pub use progress::{Progress, RecipientState};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

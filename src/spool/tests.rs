@@ -17,7 +17,7 @@ use crate::proto::server::StoreFailure;
 use crate::time::Now;
 
 /// A message with this MAIL and these RCPT lines.
-pub(super) fn message(mail: &str, recipients: &[&str], content: &[u8]) -> Message {
+pub(crate) fn message(mail: &str, recipients: &[&str], content: &[u8]) -> Message {
     let mut message = Message::default();
     let Ok(Command::Mail(mail)) = parse(mail.as_bytes()).command else { panic!("{mail}") };
     message.envelope.begin(&mail, "ann");

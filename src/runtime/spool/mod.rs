@@ -170,6 +170,7 @@ impl Spool {
     }
 
     /// The same, and returns when it is on stable storage.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
     pub(super) async fn note_committed(&self, note: &Note) {
         let (ticket, slot) = self.0.slot();
         self.0.log.borrow_mut().note(self.0.now(), note, Some(ticket));
@@ -189,11 +190,13 @@ impl Spool {
     ///
     /// # Errors
     /// As [`Self::read`].
+    #[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
     pub(super) async fn read_envelope(&self, id: MessageId) -> io::Result<Envelope> {
         Ok(self.0.read_message(id, Wanted::Head).await?.envelope)
     }
 
     /// How many messages are queued.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
     pub(super) fn message_count(&self) -> usize {
         self.0.log.borrow().message_count()
     }
@@ -211,6 +214,7 @@ impl Spool {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
 enum Wanted {
     Everything,
     Head,
@@ -511,3 +515,6 @@ const READ_ATTEMPTS_MAX: u32 = 4;
 
 /// How often the operator is told that the disk is full.
 const TELL_FULL_EVERY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,7 @@ pub(in crate::runtime) struct OpenedLog {
 
 /// A queued message that was found at start.
 #[derive(Debug)]
+#[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
 pub(in crate::runtime) struct Recovered<'a> {
     /// Its name.
     pub(in crate::runtime) id: MessageId,
@@ -329,7 +330,7 @@ impl OpenedLog {
             if let Some(write) = self.log.poll_write(now) {
                 let file = self.files.open_for_writing(write.place.segment)?;
                 let written = std::os::unix::fs::FileExt::write_all_at(&file, &write.bytes, write.place.offset.into());
-                self.log.handle_written(written.as_ref().map(|()| ()).map_err(|_| StoreFailure::Fault));
+                self.log.handle_written(written.as_ref().copied().map_err(|_| StoreFailure::Fault));
                 written.map_err(WriteFault::of("write", &self.files.segment(write.place.segment)))?;
             } else {
                 self.keep_up(now)?;
