@@ -210,6 +210,7 @@ impl Spool {
             Timer::new(limits::SPOOL_STOP_TIMEOUT).await;
         })
         .await;
+        self.0.keeper.stop();
     }
 }
 
@@ -447,7 +448,8 @@ async fn write_all(spool: Rc<Inner>) {
 /// Makes, frees and cleans segments.
 async fn keep_up(spool: Rc<Inner>) {
     loop {
-        let upkeep = spool.log.borrow_mut().poll_upkeep(spool.now());
+        let is_over = spool.is_stopping.get() && spool.log.borrow().is_idle();
+        let upkeep = if is_over { None } else { spool.log.borrow_mut().poll_upkeep(spool.now()) };
         match upkeep {
             Some(Upkeep::Prepare { header, recycled }) => {
                 recycled.inspect(|number| spool.forget_reader(*number));
@@ -466,7 +468,7 @@ async fn keep_up(spool: Rc<Inner>) {
                 let bytes = spool.read_at(place, bytes).await.ok();
                 spool.log.borrow_mut().handle_read(spool.now(), bytes.as_deref());
             }
-            None if spool.is_stopping.get() && spool.log.borrow().is_idle() => return,
+            None if is_over => return,
             None => {
                 let now = spool.now();
                 let due = spool.log.borrow().poll_upkeep_timeout(now);
