@@ -39,6 +39,7 @@ use crate::proto::credential::{Credential, Verdict};
 use crate::proto::message::{Message, MessageId};
 use crate::proto::proof::Committed;
 use crate::proto::server::{Early, Opening, Outcome};
+use crate::relay::SyncPolicy;
 use crate::spool::log::Note;
 use crate::time::Now;
 use crate::wire::{Connection, Output, Step};
@@ -378,6 +379,7 @@ impl Conversation {
         };
         let delivered = match &self.shard.through {
             Some(through) => through.deliver(message).await,
+            None if self.shard.sync == SyncPolicy::Through => self.shard.delivery.deliver(message).await,
             None => self.commit_and_deliver(message).await,
         };
         let now = self.shard.clock.now();

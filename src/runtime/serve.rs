@@ -274,6 +274,7 @@ impl Service {
                 delivery: start_delivery(&self.config, number)?,
                 through: through(&self.config, &self.relays),
                 spool: log,
+                sync: self.config.sync,
                 once: Arc::clone(&self.once),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),

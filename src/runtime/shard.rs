@@ -30,6 +30,7 @@ use crate::observe::event::{ConnectionId, Event};
 use crate::observe::metrics::ShardMetrics;
 use crate::proto::message::MessageId;
 use crate::proto::server::{Resources, Settings};
+use crate::relay::SyncPolicy;
 use crate::spool::log::Note;
 use crate::tls::config::{Returning, ServerConfigs, ServerSettings};
 use crate::wire::Output;
@@ -52,6 +53,7 @@ pub(super) struct ShardParts {
     /// The server to which all messages are handed through, if they are.
     pub(super) through: Option<RelaySettings>,
     pub(super) spool: (OpenedLog, Keeper),
+    pub(super) sync: SyncPolicy,
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
@@ -83,6 +85,7 @@ pub(super) struct Shard {
     pub(super) delivery: Delivery,
     pub(super) through: Option<Through>,
     pub(super) spool: Spool,
+    pub(super) sync: SyncPolicy,
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
@@ -144,6 +147,7 @@ async fn run(parts: ShardParts) -> usize {
         delivery: parts.delivery,
         through: parts.through.map(|settings| Through::start(settings, parts.clock)),
         spool,
+        sync: parts.sync,
         once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),

@@ -43,6 +43,27 @@ pub struct LogSettings {
     pub token_retention: Duration,
 }
 
+/// Why something is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no room.
+    Full,
+    /// Too much waits to be written.
+    Busy,
+    /// The system refuses, or it cannot be written at all.
+    Fault,
+}
+
+impl From<Refusal> for StoreFailure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Full => Self::Full,
+            Refusal::Busy => Self::Busy,
+            Refusal::Fault => Self::Fault,
+        }
+    }
+}
+
 /// What a caller is told about by: its own number for what it has appended.
 pub type Ticket = u64;
 
@@ -52,7 +73,7 @@ pub struct Completion {
     /// Whose.
     pub ticket: Ticket,
     /// Where it is on stable storage, or why it is not.
-    pub result: Result<Place, StoreFailure>,
+    pub result: Result<Place, Refusal>,
 }
 
 /// Bytes to be written and synced.
@@ -114,7 +135,7 @@ pub struct Log {
     /// The segment that is written to, and up to where it is taken.
     pub(super) current: Option<(u32, u32)>,
     /// Why no message is taken.
-    pub(super) refusing: Option<StoreFailure>,
+    pub(super) refusing: Option<Refusal>,
     next_batch: u64,
     committed: Place,
     pub(super) keeping: Keeping,
@@ -253,7 +274,7 @@ impl Log {
     ///
     /// # Errors
     /// It is refused at once: there is no room, too much waits, or its envelope fits no segment.
-    pub fn append_message(&mut self, now: Now, message: &Message, ticket: Ticket) -> Result<(), StoreFailure> {
+    pub fn append_message(&mut self, now: Now, message: &Message, ticket: Ticket) -> Result<(), Refusal> {
         let (pieces, rest) = self.split(&message.content);
         self.admit(message.envelope.capacity() + message.trace.len() + rest.len())?;
         let parts = pieces.len() as u32;
@@ -276,10 +297,10 @@ impl Log {
         index: u32,
         bytes: &[u8],
         ticket: Ticket,
-    ) -> Result<(), StoreFailure> {
+    ) -> Result<(), Refusal> {
         self.admit(bytes.len())?;
         if index > 0 && !self.incoming.contains(&id) {
-            return Err(StoreFailure::Fault);
+            return Err(Refusal::Fault);
         }
         self.write_part(now, id, index, bytes, Some(ticket));
         Ok(())
@@ -295,10 +316,10 @@ impl Log {
         message: &Message,
         parts: (u32, u64),
         ticket: Ticket,
-    ) -> Result<(), StoreFailure> {
+    ) -> Result<(), Refusal> {
         let bytes = message.envelope.capacity() + message.trace.len() + message.content.len();
         let is_begun = parts.0 == 0 || self.incoming.contains(&message.id);
-        let admitted = self.admit(bytes).and(if is_begun { Ok(()) } else { Err(StoreFailure::Fault) });
+        let admitted = self.admit(bytes).and(if is_begun { Ok(()) } else { Err(Refusal::Fault) });
         if let Err(failure) = admitted {
             self.abandon(message.id);
             return Err(failure);
@@ -440,7 +461,7 @@ impl Log {
     }
 
     /// What became of the batch in flight: written and synced whole, or not.
-    pub fn handle_written(&mut self, result: Result<(), StoreFailure>) {
+    pub fn handle_written(&mut self, result: Result<(), Refusal>) {
         let Some(written) = self.in_flight.take() else {
             return;
         };
@@ -546,7 +567,7 @@ impl Log {
     }
 
     /// Tells those who wait, and keeps the notes for the next batch.
-    fn fail(&mut self, records: &[Pending], notes: Batch, failure: StoreFailure) {
+    fn fail(&mut self, records: &[Pending], notes: Batch, failure: Refusal) {
         for pending in records.iter().filter(|pending| !pending.what.is_note()) {
             match pending.what {
                 what if what.is_copy() => self.keeping.copy_failed(),
@@ -563,7 +584,7 @@ impl Log {
     }
 
     /// Refuses the messages that wait for a segment, and those that come, until there is one.
-    pub(super) fn refuse(&mut self, failure: StoreFailure) {
+    pub(super) fn refuse(&mut self, failure: Refusal) {
         self.refusing = Some(failure);
         let gathered = std::mem::take(&mut self.gathering);
         self.waiting_bytes = 0;
@@ -573,7 +594,7 @@ impl Log {
     }
 
     /// One of its parts has failed: what else of the message is gathered is not to be written.
-    fn take_back(&mut self, of: MessageId, failure: StoreFailure) {
+    fn take_back(&mut self, of: MessageId, failure: Refusal) {
         self.forget_parts(of);
         let mut tickets = Vec::new();
         for batch in &mut self.gathering {
@@ -595,7 +616,7 @@ impl Log {
         self.contents.remove_parts(id);
     }
 
-    fn complete(&mut self, ticket: Option<Ticket>, result: Result<Place, StoreFailure>) {
+    fn complete(&mut self, ticket: Option<Ticket>, result: Result<Place, Refusal>) {
         self.completions.extend(ticket.map(|ticket| Completion { ticket, result }));
     }
 
@@ -611,15 +632,15 @@ impl Log {
         (pieces, rest)
     }
 
-    fn admit(&self, record_bytes: usize) -> Result<(), StoreFailure> {
+    fn admit(&self, record_bytes: usize) -> Result<(), Refusal> {
         if let Some(failure) = self.refusing {
             return Err(failure);
         }
         if record_bytes > self.settings.segment_bytes as usize / 2 {
-            return Err(StoreFailure::Fault);
+            return Err(Refusal::Fault);
         }
         if self.waiting_bytes > self.settings.waiting_bytes_max {
-            return Err(StoreFailure::Busy);
+            return Err(Refusal::Busy);
         }
         Ok(())
     }

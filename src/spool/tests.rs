@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::frame::{BLOCK_BYTES, SegmentHeader};
-use super::log::{Log, LogSettings, Note, Write};
+use super::log::{Log, LogSettings, Note, Refusal, Write};
 use super::record::{Record, Token};
 use super::recovery::{Recovered, Recovery, committed_before, read_progress};
 use super::upkeep::Upkeep;
 use super::{Place, Progress, RecipientState, frame};
 use crate::proto::command::{Command, parse};
 use crate::proto::message::{Message, MessageId};
-use crate::proto::server::StoreFailure;
 use crate::time::Now;
 
 /// A message with this MAIL and these RCPT lines.
@@ -211,8 +210,8 @@ fn a_failed_write_fails_its_messages_keeps_its_notes_and_is_never_repeated_there
     log.append_message(now(0), &simple(7, 10), 7).unwrap();
     let failed = log.poll_write(now(0)).unwrap();
     disk.write(&failed);
-    log.handle_written(Err(StoreFailure::Fault));
-    assert_eq!(log.take_completions().last().unwrap().result, Err(StoreFailure::Fault));
+    log.handle_written(Err(Refusal::Fault));
+    assert_eq!(log.take_completions().last().unwrap().result, Err(Refusal::Fault));
     settle(&mut log, &mut disk, now(0));
     assert_eq!(log.message_count(), 2, "the note came through");
     let mut tokens = HashSet::new();
@@ -237,10 +236,10 @@ fn while_the_disk_is_full_messages_are_refused_and_notes_still_find_room() {
             log.handle_written(Ok(()));
         }
         if let Some(Upkeep::Prepare { .. }) = log.poll_upkeep(now(0)) {
-            log.handle_prepared(now(0), Err(StoreFailure::Full));
+            log.handle_prepared(now(0), Err(Refusal::Full));
         }
     };
-    assert_eq!(refused, StoreFailure::Full);
+    assert_eq!(refused, Refusal::Full);
     for number in 0..number {
         log.note(now(10), &Note::Done(simple(number, 0).id), None);
     }
@@ -549,7 +548,7 @@ impl World {
     fn finish_write(&mut self, write: &Write) {
         if self.random.one_in(25) {
             self.tear(write);
-            let failure = if self.random.one_in(2) { StoreFailure::Fault } else { StoreFailure::Full };
+            let failure = if self.random.one_in(2) { Refusal::Fault } else { Refusal::Full };
             self.log.handle_written(Err(failure));
         } else {
             self.disk.write(write);
@@ -580,9 +579,9 @@ impl World {
         match self.log.poll_upkeep(now) {
             Some(Upkeep::Prepare { header, recycled }) => {
                 if self.random.one_in(30) {
-                    self.log.handle_prepared(now, Err(StoreFailure::Fault));
+                    self.log.handle_prepared(now, Err(Refusal::Fault));
                 } else if recycled.is_none() && self.disk.0.len() >= self.capacity {
-                    self.log.handle_prepared(now, Err(StoreFailure::Full));
+                    self.log.handle_prepared(now, Err(Refusal::Full));
                 } else {
                     self.disk.prepare(header, recycled);
                     self.log.handle_prepared(now, Ok(()));

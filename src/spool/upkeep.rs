@@ -12,10 +12,9 @@ use std::time::Duration;
 use super::Place;
 use super::contents::Segment;
 use super::frame::{self, BLOCK_BYTES, BatchHeader, Frame, Item, Records, SegmentHeader};
-use super::log::{Log, What};
+use super::log::{Log, Refusal, What};
 use super::record::{Record, Token};
 use crate::proto::message::MessageId;
-use crate::proto::server::StoreFailure;
 use crate::time::Now;
 
 /// Something to be done to the files of a log, not urgent.
@@ -150,7 +149,7 @@ impl Log {
     }
 
     /// Why messages are refused, if they are.
-    pub fn refusing(&self) -> Option<StoreFailure> {
+    pub fn refusing(&self) -> Option<Refusal> {
         self.refusing
     }
 
@@ -175,7 +174,7 @@ impl Log {
     }
 
     /// What became of [`Upkeep::Prepare`].
-    pub fn handle_prepared(&mut self, now: Now, result: Result<(), StoreFailure>) {
+    pub fn handle_prepared(&mut self, now: Now, result: Result<(), Refusal>) {
         let Some(Doing::Preparing { number, seed, recycles }) = self.keeping.doing.take() else {
             return;
         };
@@ -192,7 +191,7 @@ impl Log {
                 if let Some(freed) = self.keeping.freed.front_mut().filter(|_| recycles) {
                     freed.is_sound = false;
                 }
-                if failure == StoreFailure::Full || self.is_stuck() {
+                if failure == Refusal::Full || self.is_stuck() {
                     self.refuse(failure);
                 }
             }
@@ -230,7 +229,7 @@ impl Log {
     }
 
     /// What became of [`Upkeep::Remove`].
-    pub fn handle_removed(&mut self, now: Now, result: Result<(), StoreFailure>) {
+    pub fn handle_removed(&mut self, now: Now, result: Result<(), Refusal>) {
         let Some(Doing::Removing) = self.keeping.doing.take() else {
             return;
         };

@@ -46,7 +46,7 @@ use crate::proto::proof::Committed;
 use crate::proto::server::StoreFailure;
 use crate::spool::Place;
 use crate::spool::frame;
-use crate::spool::log::{Address, Completion, Log, LogSettings, Note, Ticket, Write};
+use crate::spool::log::{Address, Completion, Log, LogSettings, Note, Refusal, Ticket, Write};
 use crate::spool::record::{Head, Record};
 use crate::spool::upkeep::Upkeep;
 use crate::time::Now;
@@ -99,12 +99,12 @@ struct Inner {
 /// Where one caller waits for its outcome.
 #[derive(Default)]
 struct Slot {
-    outcome: Cell<Option<Result<Place, StoreFailure>>>,
+    outcome: Cell<Option<Result<Place, Refusal>>>,
     waker: Cell<Option<Waker>>,
 }
 
 impl Slot {
-    async fn outcome(&self) -> Result<Place, StoreFailure> {
+    async fn outcome(&self) -> Result<Place, Refusal> {
         poll_fn(|context| {
             if let Some(outcome) = self.outcome.take() {
                 return Poll::Ready(outcome);
@@ -155,11 +155,12 @@ impl Spool {
             Err(failure) => {
                 self.0.waiting.borrow_mut().remove(&ticket);
                 let is_working = self.0.log.borrow().refusing().is_none();
-                fault = (failure == StoreFailure::Fault && is_working).then(|| TOO_LARGE.to_owned());
+                fault = (failure == Refusal::Fault && is_working).then(|| TOO_LARGE.to_owned());
                 Err(failure)
             }
         };
-        Stored { result: result.map(|place| (Committed::attested_by_storage(), place)), message, fault }
+        let result = result.map(|place| (Committed::attested_by_storage(), place)).map_err(StoreFailure::from);
+        Stored { result, message, fault }
     }
 
     /// Writes something down beside a message: with the next batch, or within milliseconds if none comes. It is kept
@@ -234,7 +235,7 @@ impl Inner {
         (ticket, slot)
     }
 
-    async fn wait(&self, slot: &Slot) -> Result<Place, StoreFailure> {
+    async fn wait(&self, slot: &Slot) -> Result<Place, Refusal> {
         self.something_to_write.ring();
         slot.outcome().await
     }
@@ -276,7 +277,7 @@ impl Inner {
 
     // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async fn write(&self, write: Write) -> Result<(), StoreFailure> {
+    async fn write(&self, write: Write) -> Result<(), Refusal> {
         let Write { place, bytes, messages } = write;
         let count = bytes.len() as u64;
         self.close_writers_before(place.segment).await;
@@ -295,10 +296,10 @@ impl Inner {
         let fault = WriteFault::of("write", &self.files.segment(place.segment))(error);
         if fault.is_full() {
             self.report_full();
-            return Err(StoreFailure::Full);
+            return Err(Refusal::Full);
         }
         self.report(SpoolFault { reason: fault.to_string().into() });
-        Err(StoreFailure::Fault)
+        Err(Refusal::Fault)
     }
 
     async fn close_writers_before(&self, segment: u32) {
@@ -316,7 +317,7 @@ impl Inner {
         let number = header.number;
         let made = self.keeper.make(job).await;
         let result = match made {
-            Ok(None) => Err(StoreFailure::Fault),
+            Ok(None) => Err(Refusal::Fault),
             Ok(Some(file)) => {
                 // SAFETY: the descriptor is open, and from here on nobody else's.
                 let file = unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) };
@@ -326,11 +327,11 @@ impl Inner {
             }
             Err(fault) if fault.is_full() => {
                 self.report_full();
-                Err(StoreFailure::Full)
+                Err(Refusal::Full)
             }
             Err(fault) => {
                 self.report(SpoolFault { reason: fault.to_string().into() });
-                Err(StoreFailure::Fault)
+                Err(Refusal::Fault)
             }
         };
         self.log.borrow_mut().handle_prepared(self.now(), result);
@@ -460,7 +461,7 @@ async fn keep_up(spool: Rc<Inner>) {
                 let removed = spool.keeper.make(Job::Remove(number)).await.map(|_| ());
                 let result = removed.map_err(|fault| {
                     spool.report(SpoolFault { reason: fault.to_string().into() });
-                    StoreFailure::Fault
+                    Refusal::Fault
                 });
                 spool.log.borrow_mut().handle_removed(spool.now(), result);
             }

@@ -17,11 +17,10 @@ use crate::exit::Exit;
 use crate::observe::event::SpoolDamaged;
 use crate::proto::envelope::Envelope;
 use crate::proto::message::MessageId;
-use crate::proto::server::StoreFailure;
 use crate::relay::SyncPolicy;
 use crate::runtime::atomic_file::{WriteFault, create_directory, sync_directory};
 use crate::spool::frame;
-use crate::spool::log::{Address, Log, LogSettings, Note};
+use crate::spool::log::{Address, Log, LogSettings, Note, Refusal};
 use crate::spool::record::{Record, Token};
 use crate::spool::recovery::{self, Damage, Recovery, committed_before};
 use crate::spool::upkeep::Upkeep;
@@ -330,7 +329,7 @@ impl OpenedLog {
             if let Some(write) = self.log.poll_write(now) {
                 let file = self.files.open_for_writing(write.place.segment)?;
                 let written = std::os::unix::fs::FileExt::write_all_at(&file, &write.bytes, write.place.offset.into());
-                self.log.handle_written(written.as_ref().copied().map_err(|_| StoreFailure::Fault));
+                self.log.handle_written(written.as_ref().copied().map_err(|_| Refusal::Fault));
                 written.map_err(WriteFault::of("write", &self.files.segment(write.place.segment)))?;
             } else {
                 self.keep_up(now)?;
