@@ -73,7 +73,7 @@ const ORDERLY: &[&str] = &[
     "RCPT TO:<bob@example.org>\r\n",
     "BDAT 10\r\nSubject: y",
     "BDAT 2 LAST\r\n\r\n",
-    "MAIL FROM:<ann@example.org>\r\n",
+    "MAIL FROM:<ann@example.org> XONCE=token\r\n",
     "RCPT TO:<bob@example.org>\r\n",
     "DATA\r\n",
     "Subject: x\r\n\r\nbody\r\n",
@@ -102,6 +102,10 @@ struct Watch {
     stored: usize,
     authenticated: bool,
     secured: bool,
+    /// What the client says may still be a copy.
+    unfinished: bool,
+    /// Messages stored before the client had finished its handshake.
+    early: usize,
 }
 
 /// Returns how many messages got in.
@@ -110,7 +114,8 @@ fn play(seed: u64, site: &Site) -> usize {
     let peer = Peer { client: "198.51.100.7:40000".parse().unwrap(), server: "192.0.2.1".parse().unwrap() };
     let opening = if random.below(2) == 0 { Opening::Clear } else { Opening::ImplicitTls };
     let mut server = Server::new(Arc::clone(&site.settings), Arc::clone(&site.resources), peer, opening, NOW);
-    let mut watch = Watch { replies: Vec::new(), stored: 0, authenticated: false, secured: false };
+    let mut watch =
+        Watch { replies: Vec::new(), stored: 0, authenticated: false, secured: false, unfinished: false, early: 0 };
     let mut input: Vec<u8> = Vec::new();
     server.greet(&mut watch.replies);
     for step in 0..STEPS {
@@ -128,6 +133,10 @@ fn play(seed: u64, site: &Site) -> usize {
             input.drain(..taken);
             offered -= taken;
             act(&mut server, &mut random, &mut watch);
+            if watch.unfinished && random.below(8) == 0 {
+                watch.unfinished = false;
+                server.handle_finished();
+            }
             if server.outcome().is_some() {
                 check(&server, &watch);
                 return watch.stored;
@@ -136,7 +145,7 @@ fn play(seed: u64, site: &Site) -> usize {
                 // Whatever came before the handshake is not ours any more.
                 input.clear();
                 offered = 0;
-                secure(&mut server, &mut watch);
+                secure(&mut server, &mut random, &mut watch);
             }
         }
         if random.below(50) == 0 {
@@ -148,10 +157,14 @@ fn play(seed: u64, site: &Site) -> usize {
     watch.stored
 }
 
-fn secure(server: &mut Server, watch: &mut Watch) {
+fn secure(server: &mut Server, random: &mut Random, watch: &mut Watch) {
     server.greet(&mut watch.replies);
     let facts = TlsFacts { version: "TLSv1.3", cipher: "TLS_AES_128_GCM_SHA256", resumed: false };
-    server.handle_secured(facts, Encrypted::attested_by_handshake());
+    watch.unfinished = random.below(2) == 0;
+    match watch.unfinished {
+        true => server.handle_secured_early(facts, Encrypted::attested_by_handshake()),
+        false => server.handle_secured(facts, Encrypted::attested_by_handshake()),
+    }
     watch.secured = true;
 }
 
@@ -178,7 +191,10 @@ fn act(server: &mut Server, random: &mut Random, watch: &mut Watch) {
                 0 => Err(StoreFailure::Full),
                 _ => Ok(Committed::attested_by_storage()),
             };
+            let is_told_apart = message.envelope.once().is_some();
+            assert!(!watch.unfinished || is_told_apart, "a message that may be a copy was stored");
             watch.stored += usize::from(result.is_ok());
+            watch.early += usize::from(result.is_ok() && watch.unfinished);
             server.handle_stored(result, message, &mut watch.replies);
         }
     }
@@ -197,6 +213,7 @@ fn check(server: &Server, watch: &Watch) {
         "a promise without a message, or the reverse"
     );
     assert_eq!(server.tally().messages as usize, watch.stored);
+    assert_eq!(server.tally().messages_early as usize, watch.early);
     assert!(text.len() < 64 * 1_024, "replies without end");
     const { assert!(HOPS_MAX >= 100) };
 }
