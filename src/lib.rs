@@ -14,6 +14,7 @@
 //! | [`observe`] | events, log lines, metrics | write anywhere |
 //! | [`wire`] | one connection without its socket: `proto` inside `tls` | receive, send, wait |
 //! | [`check`] | is this host ready: findings from facts | touch the host |
+//! | [`fast_open`] | the first flight in the SYN | know what it carries |
 //! | [`submit`] | the sendmail command: `proto::client` over a blocking socket | decide anything about the protocol |
 //! | [`runtime`] | shards, sockets, files, clocks, threads | decide anything about the protocol |
 //!
@@ -31,6 +32,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "client")]
 pub mod exit;
+#[cfg(feature = "client")]
+pub mod fast_open;
 pub mod limits;
 pub mod manual;
 #[cfg(feature = "server")]

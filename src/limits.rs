@@ -398,8 +398,7 @@ pub const CLIENT_FLUSH_BYTES: usize = 4 * CLIENT_PIECE_BYTES;
 /// Plaintext of a full TLS record in bytes (RFC 8446 §5.1).
 pub const TLS_RECORD_BYTES_MAX: usize = 16_384;
 
-/// What encryption adds to each record of TLS 1.3 in bytes: the type and the authentication tag (RFC 8446 §5.2). A server
-/// that rejects early data skips ciphertext up to its limit, not plaintext.
+/// What encryption adds to each record of TLS 1.3 in bytes: the type and the authentication tag (RFC 8446 §5.2).
 pub const TLS_RECORD_OVERHEAD_BYTES: usize = 17;
 
 // ── Early data ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -409,6 +408,15 @@ pub const TLS_RECORD_OVERHEAD_BYTES: usize = 17;
 /// rejected, so a ticket must never promise more than the listener that it is brought to has: it is a constant, and no
 /// flag.
 pub const TLS_EARLY_DATA_BYTES_MAX: usize = 131_072;
+
+/// Most early data that a client sends, in bytes of ciphertext: one full record. A server built on rustls that rejects early
+/// data keeps it until the next record that it can read, and has room for little more than one. It costs nothing: TCP
+/// sends about as much before its first acknowledgement (RFC 6928).
+pub const TLS_CLIENT_EARLY_DATA_BYTES_MAX: usize = TLS_RECORD_BYTES_MAX + TLS_RECORD_OVERHEAD_BYTES;
+
+/// How often a server may count the same rejected early data, as ciphertext, against the limit that it stated. One built on
+/// rustls does so each time that bytes arrive, twice at least, and ends the connection when the limit is passed.
+pub const TLS_CLIENT_EARLY_DATA_SKIPS: usize = 4;
 
 // ── Other servers ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,10 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer, and the layers that it may name besides itself.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("limits", &[]),
     ("time", &[]),
     ("exit", &[]),
+    ("fast_open", &[]),
     ("manual", &[]),
     ("proto", &["limits", "time"]),
     ("auth", &["limits", "time", "proto"]),
@@ -23,7 +24,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("wire", &["limits", "time", "proto", "tls"]),
     ("config", &["limits", "time", "proto", "relay", "tls", "observe", "exit"]),
     ("check", &["limits", "time", "relay", "tls", "config", "exit"]),
-    ("submit", &["limits", "time", "proto", "tls", "wire", "exit"]),
+    ("submit", &["limits", "time", "proto", "tls", "wire", "exit", "fast_open"]),
     (
         "runtime",
         &["limits", "time", "proto", "auth", "spool", "relay", "tls", "observe", "wire", "config", "check", "exit"],
@@ -32,7 +33,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
 ];
 
 /// Where sockets, files, clocks and threads are.
-const WORLDLY: [&str; 4] = ["runtime", "submit", "cli", "main"];
+const WORLDLY: [&str; 5] = ["runtime", "submit", "cli", "main", "fast_open"];
 
 /// What gives away code that touches the world. Parsing an address or naming a kind of I/O error does not.
 const WORLD: [&str; 20] = [

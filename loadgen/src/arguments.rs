@@ -166,7 +166,7 @@ fn read(path: &PathBuf) -> Result<String, String> {
 pub(crate) struct RunArguments {
     /// The server: HOST:PORT for STARTTLS and QUICKSTART.
     server: String,
-    /// The server's address for the scenario implicit-tls.
+    /// The server's address for the scenarios that begin with TLS.
     #[arg(long, value_name = "HOST:PORT")]
     implicit_tls: Option<String>,
     #[command(flatten)]
@@ -205,7 +205,7 @@ pub(crate) struct RunArguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     recipients: u32,
     /// Scenarios by weight, such as full:9,esmtp:1. There are esmtp, implicit-tls, qhlo, qtls, basic, qtls-resumed, full,
-    /// full-resumed, fallback, pipeconnect and bad-auth.
+    /// full-resumed, early-data, one-trip, implicit-early-data, implicit-one-trip, fallback, pipeconnect and bad-auth.
     #[arg(long, default_value = "full-resumed", value_parser = parse_scenarios)]
     scenario: Mix<Scenario>,
     /// Links of the clients by weight, such as lte:7,200±20:3. There are loopback, lan, dsl, lte, 3g, satellite and
@@ -242,7 +242,8 @@ pub(crate) struct RunArguments {
     /// Show this run beside an earlier one (its --json).
     #[arg(long, value_name = "FILE")]
     pub(crate) compare_to: Option<PathBuf>,
-    /// Exit with 1 if this holds, such as 'p99>50ms', 'full:errors>0' or 'rate<500'; may be repeated.
+    /// Exit with 1 if this holds, such as 'p99>50ms', 'full:errors>0', 'rate<500', 'resumed<99%' or
+    /// 'early-data<99%'; may be repeated.
     #[arg(long, value_parser = Condition::parse)]
     pub(crate) fail_if: Vec<Condition>,
 }

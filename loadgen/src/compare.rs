@@ -3,16 +3,20 @@
 //! Each way is gone several times and the median counts, so that one disturbed sample decides nothing.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use onetrip::proto::client::EarlyData;
 use onetrip::tls::Versions;
 
 use crate::arguments::CompareArguments;
+use crate::conversation::Event;
 use crate::far::{Far, Place, target};
 use crate::ladder::mail_packet;
 use crate::packets::flights;
 use crate::random::Random;
 use crate::run::{say, what_is_offered};
 use crate::scenario::Scenario;
+use crate::session::Milestone;
 use crate::target::Target;
 use crate::tls_sessions::TlsConfigs;
 
@@ -123,8 +127,42 @@ fn offered(far: &Far, target: &Target) -> Result<Vec<Scenario>, String> {
     let (offered, left_out) = what_is_offered(target, &far.scout(Place::Model, target, &tls)?);
     left_out.among(Scenario::ALL.iter()).iter().for_each(|words| say(&format!("left out: {words}")));
     // A refused login has no message whose way could be compared.
-    Ok(offered.into_iter().filter(|scenario| !scenario.expects_refusal()).collect())
+    let compared: Vec<_> = offered.into_iter().filter(|scenario| !scenario.expects_refusal()).collect();
+    let takes_place = |scenario: &Scenario| {
+        let skipped = fallback_words(far, target, *scenario)?;
+        skipped.iter().for_each(|words| say(&format!("left out: {words}")));
+        Ok(skipped.is_none())
+    };
+    let judged: Result<Vec<_>, String> = compared.iter().map(takes_place).collect();
+    Ok(compared
+        .into_iter()
+        .zip(judged?)
+        .filter(|(_, takes_place)| *takes_place)
+        .map(|(scenario, _)| scenario)
+        .collect())
 }
+
+/// Why this scenario would be another one here, seen by trying it: what it needs is not all in the server's lists.
+fn fallback_words(far: &Far, target: &Target, scenario: Scenario) -> Result<Option<String>, String> {
+    if !scenario.sends_early_data() {
+        return Ok(None);
+    }
+    if target.versions == Versions::Tls12 {
+        return Ok(Some(format!("{scenario}: TLS 1.2 has no early data")));
+    }
+    let trip = far.submit(Place::Near, target, scenario, SMALL_BYTES)?.trip;
+    let accepted = |(_, event): &(Duration, Event)| {
+        matches!(event, Event::Reached(Milestone::Secured { early_data: EarlyData::Accepted, .. }))
+    };
+    Ok(match (trip.events.iter().any(accepted), trip.opened_fast || !scenario.opens_fast()) {
+        (false, _) => Some(format!("{scenario}: the server did not take early data")),
+        (true, false) => Some(format!("{scenario}: the server took no data with the SYN (does it do Fast Open?)")),
+        (true, true) => None,
+    })
+}
+
+/// Bytes of a message that fits a SYN.
+const SMALL_BYTES: u64 = 400;
 
 fn measure(far: &Far, target: &Target, scenario: Scenario, bytes: u64, samples: &mut Samples) -> Result<(), String> {
     let real = far.submit(Place::Near, target, scenario, bytes)?;
@@ -186,7 +224,7 @@ fn all_samples(rows: &[Row]) -> String {
             let list = |values: &[f64]| values.iter().map(|ms| format!("{ms:8.1}")).collect::<String>();
             let (real, model) = (list(&samples.real_ms), list(&samples.model_ms));
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{:<13} {name} {real} |{model}", row.scenario.name());
+            let _ = writeln!(text, "{:<19} {name} {real} |{model}", row.scenario.name());
         }
     }
     text
@@ -240,6 +278,6 @@ mod tests {
     #[test]
     fn every_sample_is_listed() {
         let text = all_samples(&[row(None, Some(samples(&[600.0, 601.0], &[602.0, 603.0])))]);
-        assert!(text.ends_with("full          1.3    600.0   601.0 |   602.0   603.0\n"), "{text}");
+        assert!(text.ends_with("full                1.3    600.0   601.0 |   602.0   603.0\n"), "{text}");
     }
 }

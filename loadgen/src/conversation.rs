@@ -12,7 +12,7 @@ use std::time::Duration;
 use onetrip::proto::client::Message;
 use onetrip::time::Now;
 
-use crate::link::{Handshake, Link, Profile};
+use crate::link::{Handshake, Link, Profile, SYN_BYTES_MAX};
 use crate::random::Random;
 use crate::session::{Milestone, Session};
 
@@ -68,9 +68,35 @@ enum Stage {
 
 impl Conversation {
     /// The SYN leaves now.
-    pub(crate) fn new(now: Now, session: Session, profile: &Profile, mut random: Random) -> Self {
+    pub(crate) fn new(now: Now, session: Session, profile: &Profile, random: Random) -> Self {
+        Self::begin(now, session, profile, random, |link| link.connect(now.monotonic))
+    }
+
+    /// The SYN leaves now and carries as much of the first flight as it can, because the client has the server's cookie.
+    pub(crate) fn with_fast_open(now: Now, mut session: Session, profile: &Profile, random: Random) -> Self {
+        let mut first_flight = Vec::new();
+        session.poll_bytes(now, &mut first_flight);
+        if first_flight.is_empty() {
+            return Self::new(now, session, profile, random);
+        }
+        if first_flight.len() <= SYN_BYTES_MAX {
+            session.handle_fast_open();
+        }
+        let connect = |link: &mut Link| link.connect_fast(now.monotonic, &first_flight);
+        let mut conversation = Self::begin(now, session, profile, random, connect);
+        conversation.take_milestones(now);
+        conversation
+    }
+
+    fn begin(
+        now: Now,
+        session: Session,
+        profile: &Profile,
+        mut random: Random,
+        connect: impl FnOnce(&mut Link) -> Handshake,
+    ) -> Self {
         let mut link = Link::new(profile, &mut random);
-        let handshake = link.connect(now.monotonic);
+        let handshake = connect(&mut link);
         Self {
             session,
             profile: profile.clone(),
@@ -145,6 +171,10 @@ impl Conversation {
         self.session.poll_bytes(now, &mut self.leaving);
         self.link.up.handle_bytes(now.monotonic, &self.leaving);
         self.leaving.clear();
+        self.take_milestones(now);
+    }
+
+    fn take_milestones(&mut self, now: Now) {
         while let Some(milestone) = self.session.poll_milestone() {
             match milestone {
                 Milestone::Reconnect => self.reconnect(now),

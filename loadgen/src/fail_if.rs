@@ -27,6 +27,10 @@ enum Measure {
     Messages,
     /// Messages acknowledged per second.
     Rate,
+    /// TLS handshakes that resumed a session, in percent.
+    Resumed,
+    /// TLS handshakes whose early data the server took, in percent.
+    EarlyData,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +40,9 @@ enum Operator {
 }
 
 impl Condition {
-    /// Reads a condition. Measures are `p50` to `p99.99`, `max`, `mean` (with `ms`, `s` or `us`), `errors`, `messages` and
-    /// `rate`; operators `>` and `<`.
+    /// Reads a condition. Measures are `p50` to `p99.99`, `max`, `mean` (with `ms`, `s` or `us`), `errors`, `messages`,
+    /// `rate`, and `resumed` and `early-data` (in percent of the TLS handshakes, with or without the sign); operators `>` and
+    /// `<`.
     ///
     /// # Errors
     ///
@@ -45,7 +50,8 @@ impl Condition {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Self::read(text).ok_or_else(|| {
             format!(
-                "{text:?} is no condition: say [SCENARIO:]p99>50ms, mean>20ms, max>1s, errors>0, messages<1000 or rate<500"
+                "{text:?} is no condition: say [SCENARIO:]p99>50ms, mean>20ms, max>1s, errors>0, messages<1000, rate<500, resumed<99% \
+                 or early-data<99%"
             )
         })
     }
@@ -62,6 +68,8 @@ impl Condition {
             "errors" => (Measure::Errors, right.parse().ok()?),
             "messages" => (Measure::Messages, right.parse().ok()?),
             "rate" => (Measure::Rate, right.parse().ok()?),
+            "resumed" => (Measure::Resumed, percent(right)?),
+            "early-data" => (Measure::EarlyData, percent(right)?),
             "mean" => (Measure::Mean, milliseconds(right)?),
             "max" => (Measure::Percentile(100.0), milliseconds(right)?),
             percentile => {
@@ -79,7 +87,7 @@ impl Condition {
             return Some(format!("{}: that scenario was not run", self.words));
         };
         let Some(measured) = self.measure(summary, scenario) else {
-            return Some(format!("{}: no message was acknowledged", self.words));
+            return Some(format!("{}: there is nothing to judge it by: no message was acknowledged", self.words));
         };
         let holds = match self.operator {
             Operator::Above => measured > self.value,
@@ -96,8 +104,14 @@ impl Condition {
             Measure::Errors => Some(scenario.errors_total() as f64),
             Measure::Messages => Some(scenario.acknowledged as f64),
             Measure::Rate => Some(summary.rate(scenario)),
+            Measure::Resumed => scenario.percent_of_handshakes(scenario.resumed),
+            Measure::EarlyData => scenario.percent_of_handshakes(scenario.early_data_accepted),
         }
     }
+}
+
+fn percent(text: &str) -> Option<f64> {
+    text.strip_suffix('%').unwrap_or(text).trim().parse().ok()
 }
 
 fn milliseconds(text: &str) -> Option<f64> {
@@ -120,10 +134,20 @@ mod tests {
     fn conditions_hold_when_they_should_and_only_then() {
         for text in
             ["p99>50ms", "full:p50>0.04s", "errors>0", "bad-auth:errors>0", "rate<51", "max > 99000us", "mean>50ms"]
+                .into_iter()
+                .chain(["full:resumed<99.5%", "full:early-data < 98", "resumed<100 %"])
         {
             assert!(judged(text).is_some(), "{text}");
         }
-        for text in ["p99>150ms", "full:errors>0", "rate<49", "messages<100", "p0<1ms"] {
+        for text in [
+            "p99>150ms",
+            "full:errors>0",
+            "rate<49",
+            "messages<100",
+            "p0<1ms",
+            "full:resumed<99%",
+            "full:early-data<97",
+        ] {
             assert_eq!(judged(text), None, "{text}");
         }
     }
@@ -132,6 +156,7 @@ mod tests {
     fn what_cannot_be_judged_fails() {
         assert!(judged("basic:p99>1s").unwrap().contains("not run"));
         assert!(judged("bad-auth:p99>1s").unwrap().contains("no message"));
+        assert!(judged("bad-auth:resumed<99%").unwrap().contains("nothing to judge"));
     }
 
     #[test]

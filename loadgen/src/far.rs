@@ -16,7 +16,7 @@ use crate::link::Profile;
 use crate::random::Random;
 use crate::real_link::{FAR, RealLink, Sighting};
 use crate::scenario::Scenario;
-use crate::single::{self, Trip};
+use crate::single::{self, Opening, Trip};
 use crate::target::{Judgement, Target, Visit};
 use crate::tls_sessions::TlsConfigs;
 
@@ -111,7 +111,7 @@ impl Far {
         let immediate = Profile::parse("loopback")?;
         let clock = self.clock;
         let conversation = Conversation::new(self.clock.now(), session, &immediate, Random::new(0));
-        let trip = self.inside(place, || single::run(&clock, conversation, target.address, None))?;
+        let trip = self.inside(place, || single::run(&clock, conversation, target.address, None, Opening::Ordinary))?;
         let trip = trip.map_err(|error| format!("cannot connect to {}: {error}", target.address))?;
         match trip.outcome().and_then(|(_, outcome)| outcome.failure.as_ref()) {
             Some(failure) => Err(format!("a first look at the server failed: {failure}")),
@@ -139,12 +139,20 @@ impl Far {
         let mut random = Random::new(bytes);
         let message = target.message("ladder", bytes, 1, &mut random);
         let address = target.address_for(scenario).ok_or("the server has no address for implicit TLS")?;
+        if scenario.opens_fast() {
+            let fetched = self.inside(place, || single::fetch_cookie(address, None))?;
+            fetched.map_err(|error| format!("no Fast Open: {error}"))?;
+        }
         self.link.poll_sightings();
         let clock = self.clock;
         let begun = clock.now();
         let session = target.client(begun, &tls, &visit, &memory, message);
-        let conversation = Conversation::new(begun, session, &visit.profile, random);
-        let trip = self.inside(place, || single::run(&clock, conversation, address, None))?;
+        let (begin, opening): (fn(_, _, &_, _) -> _, _) = match scenario.opens_fast() {
+            true => (Conversation::with_fast_open, Opening::Fast),
+            false => (Conversation::new, Opening::Ordinary),
+        };
+        let conversation = begin(begun, session, &visit.profile, random);
+        let trip = self.inside(place, || single::run(&clock, conversation, address, None, opening))?;
         let trip = trip.map_err(|error| format!("cannot connect to {address}: {error}"))?;
         let (at, outcome) = trip.outcome().ok_or("the client came to no end")?;
         match Judgement::of(outcome, scenario) {

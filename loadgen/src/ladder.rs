@@ -8,7 +8,7 @@ use onetrip::proto::client::Speaker;
 
 use crate::arguments::LadderArguments;
 use crate::far::{Far, Place, Submission, target};
-use crate::packets::{Flight, flights};
+use crate::packets::{Flight, SYN_NUMBER, flights};
 use crate::random::Random;
 use crate::real_link::Way;
 use crate::single::Saying;
@@ -42,11 +42,42 @@ fn verdict(submission: &Submission, flights: &[Flight], round_trip_s: f64) -> St
     )
 }
 
-/// The client's packet that carried the first MAIL.
+/// The client's packet with which the server could read the first MAIL: in a SYN only the beginning of a long record may
+/// have travelled.
 pub(crate) fn mail_packet(flights: &[Flight], sayings: &[Saying]) -> Option<u32> {
     let mail =
         sayings.iter().find(|saying| saying.speaker == Speaker::Client && saying.text.starts_with("MAIL FROM:"))?;
-    flights.iter().find(|flight| flight.way == Way::Up && holds(flight, mail)).map(|flight| flight.number)
+    let up = || flights.iter().filter(|flight| flight.way == Way::Up);
+    let first = up().find(|flight| holds(flight, mail))?;
+    if first.number != SYN_NUMBER {
+        return Some(first.number);
+    }
+    let end = end_of_data(&first.bytes);
+    up().find(|flight| flight.begins + flight.bytes.len() as u64 >= end).map(|flight| flight.number)
+}
+
+/// Where the first record of data ends, in bytes from the beginning of the connection; 0 if there is none.
+fn end_of_data(bytes: &[u8]) -> u64 {
+    let mut at = 0;
+    while let Some(&first) = bytes.get(at) {
+        let rest = &bytes[at..];
+        let next = match is_record(first) {
+            true => at + RECORD_HEADER_BYTES + record_length(rest),
+            false => at + rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |end| end + 1),
+        };
+        if first == 23 {
+            return next as u64;
+        }
+        at = next;
+    }
+    0
+}
+
+/// Type, version and length (RFC 8446 §5.1).
+const RECORD_HEADER_BYTES: usize = 5;
+
+fn record_length(record: &[u8]) -> usize {
+    record.get(3..5).map_or(0, |length| usize::from(u16::from_be_bytes([length[0], length[1]])))
 }
 
 fn holds(flight: &Flight, saying: &Saying) -> bool {
@@ -55,18 +86,28 @@ fn holds(flight: &Flight, saying: &Saying) -> bool {
 }
 
 fn draw(flights: &[Flight], sayings: &[Saying]) -> String {
-    let mut text = String::from(" 1  C: TCP SYN\n    S: SYN/ACK\n");
+    let mut text = String::from(" 1  C: TCP SYN\n");
+    let mut encrypted = [false; 2];
+    let mut flights = flights;
+    if let Some((first, rest)) = flights.split_first()
+        && first.number == SYN_NUMBER
+    {
+        for line in words(first, sayings, &mut encrypted[1]) {
+            let _ = writeln!(text, "       {line}");
+        }
+        flights = rest;
+    }
+    text.push_str("    S: SYN/ACK\n");
     if flights.first().is_none_or(|flight| flight.way == Way::Down) {
         text.push_str(" 2  C: ACK\n");
     }
-    let mut encrypted = [false; 2];
     for flight in flights {
         let lines = words(flight, sayings, &mut encrypted[usize::from(flight.way == Way::Up)]);
         let (number, letter) = match flight.way {
             Way::Up => (format!("{:>2}", flight.number), 'C'),
             Way::Down => ("  ".to_owned(), 'S'),
         };
-        let with_ack = flight.number == 2;
+        let with_ack = flight.number == 2 && text.ends_with("S: SYN/ACK\n");
         let lines = with_ack.then(|| "ACK".to_owned()).into_iter().chain(lines);
         for (index, line) in lines.enumerate() {
             let start = if index == 0 { format!("{number}  {letter}: ") } else { " ".repeat(7) };
@@ -143,8 +184,8 @@ fn handshake(bytes: &[u8], encrypted: &mut bool) -> Vec<String> {
             rest = &rest[end..];
             continue;
         }
-        let length = rest.get(3..5).map_or(0, |length| usize::from(u16::from_be_bytes([length[0], length[1]])));
-        let record = rest.get(5..5 + length).unwrap_or_default();
+        let length = record_length(rest);
+        let record = rest.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + length).unwrap_or_default();
         let found = match (first, *encrypted) {
             (20, _) => {
                 (*encrypted, began_here) = (true, true);
@@ -161,7 +202,7 @@ fn handshake(bytes: &[u8], encrypted: &mut bool) -> Vec<String> {
                 names.push(name);
             }
         }
-        rest = rest.get(5 + length..).unwrap_or_default();
+        rest = rest.get(RECORD_HEADER_BYTES + length..).unwrap_or_default();
     }
     if names.is_empty() { Vec::new() } else { vec![format!("TLS {}", names.join(", "))] }
 }
@@ -230,6 +271,27 @@ mod tests {
         let expected = " 1  C: TCP SYN\n    S: SYN/ACK\n 2  C: ACK\n       QHLO a b\n       TLS client hello\n    S: 220 a\n       \
                         TLS server hello\n 3  C: MAIL FROM:<a@b>\n    S: 250 ok\n";
         assert_eq!(draw(&flights, &sayings), expected);
+    }
+
+    #[test]
+    fn what_a_syn_carries_is_drawn_with_it_and_mail_counts_where_its_record_ends() {
+        let hello: &[u8] = b"QHLO a b\r\n\x16\x03\x01\x00\x01\x01\x17\x03\x03\x00\x04ab";
+        let flights = [
+            flight(Way::Up, 1, 0, hello),
+            flight(Way::Up, 2, hello.len() as u64, b"cd"),
+            flight(Way::Down, 0, 0, b"220 a\r\n\x17\x03\x03\x00\x01x"),
+        ];
+        let sayings = [
+            saying(Speaker::Client, 0, "QHLO a b"),
+            saying(Speaker::Client, 0, "MAIL FROM:<a@b>"),
+            saying(Speaker::Server, 0, "220 a"),
+        ];
+        assert_eq!(mail_packet(&flights, &sayings), Some(2));
+        let whole = [flight(Way::Up, 1, 0, &[hello, b"cd"].concat())];
+        assert_eq!(mail_packet(&whole, &sayings), Some(1));
+        let expected =
+            " 1  C: TCP SYN\n       QHLO a b\n       MAIL FROM:<a@b>\n       TLS client hello\n    S: SYN/ACK\n";
+        assert!(draw(&flights, &sayings).starts_with(expected), "{}", draw(&flights, &sayings));
     }
 
     #[test]

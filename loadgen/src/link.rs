@@ -4,7 +4,7 @@
 //!
 //! * a delay of half the round trip each way, with jitter that never reorders;
 //! * the handshake of TCP: the client may speak one round trip after its SYN, and the server sees a connection, and the
-//!   client's first bytes, half a round trip after that;
+//!   client's first bytes, half a round trip after that; with Fast Open (RFC 7413) what fits the SYN arrives with it;
 //! * slow start: ten segments (RFC 6928) may be on their way unacknowledged at first, and each acknowledged byte makes
 //!   room for one more, so the room doubles in each round trip;
 //! * bandwidth: bytes leave one after the other, headers with each segment.
@@ -28,6 +28,9 @@ const HEADER_BYTES: usize = 52;
 
 /// Segments that may be on their way before the first acknowledgement (RFC 6928).
 const INITIAL_WINDOW_SEGMENTS: usize = 10;
+
+/// What a SYN carries at most in bytes (RFC 7413): a segment without timestamps, less the 40 set aside for options.
+pub(crate) const SYN_BYTES_MAX: usize = 1_420;
 
 /// Longest round trip that can be asked for: more is a mistake in the unit.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(60);
@@ -142,6 +145,15 @@ impl Link {
         let server_ready = self.up.bare_segment(client_ready);
         Handshake { client_ready, server_ready }
     }
+
+    /// Sends a SYN that carries the beginning of the first flight (RFC 7413). The rest leaves when the SYN-ACK is there.
+    pub(crate) fn connect_fast(&mut self, now: Duration, first_flight: &[u8]) -> Handshake {
+        let (with_syn, rest) = first_flight.split_at(first_flight.len().min(SYN_BYTES_MAX));
+        let server_ready = self.up.handle_segment(now, with_syn);
+        let client_ready = self.down.bare_segment(server_ready);
+        self.up.handle_bytes(client_ready, rest);
+        Handshake { client_ready, server_ready }
+    }
 }
 
 /// One direction of a link.
@@ -199,6 +211,14 @@ impl Direction {
             self.unacknowledged_bytes += segment.len();
             self.bytes.extend(segment);
         }
+    }
+
+    /// Sends a segment whatever the window says; returns when it arrives.
+    fn handle_segment(&mut self, now: Duration, bytes: &[u8]) -> Duration {
+        let arrives = self.transmit(now, bytes.len());
+        self.segments.push_back((arrives, bytes.len()));
+        self.bytes.extend(bytes);
+        arrives
     }
 
     /// Moves what has arrived by `now` to the end of `out`; returns how many bytes that were.
@@ -270,7 +290,7 @@ impl Direction {
 mod tests {
     use std::time::Duration;
 
-    use super::{Link, Profile, SEGMENT_BYTES};
+    use super::{Link, Profile, SEGMENT_BYTES, SYN_BYTES_MAX};
     use crate::random::Random;
 
     const fn ms(ms: u64) -> Duration {
@@ -298,6 +318,14 @@ mod tests {
         assert_eq!((handshake.client_ready, handshake.server_ready), (ms(200), ms(300)));
         link.up.handle_bytes(ms(200), b"QHLO a\r\n");
         assert_eq!(arrivals(&mut link), [(ms(300), 8)]);
+    }
+
+    #[test]
+    fn what_fits_the_syn_arrives_with_it_and_the_rest_a_round_trip_later() {
+        let mut link = link("200");
+        let handshake = link.connect_fast(ms(0), &[0; 2_000]);
+        assert_eq!((handshake.client_ready, handshake.server_ready), (ms(200), ms(100)));
+        assert_eq!(arrivals(&mut link), [(ms(100), SYN_BYTES_MAX), (ms(300), 2_000 - SYN_BYTES_MAX)]);
     }
 
     #[test]

@@ -9,6 +9,10 @@ use crate::real_link::{Sighting, Way};
 /// TCP's flag that begins a connection.
 const SYN: u8 = 0x02;
 
+/// The number of the SYN among the client's packets. What it carries is a flight of its own: what follows had to wait for
+/// the SYN-ACK.
+pub(crate) const SYN_NUMBER: u32 = 1;
+
 /// Bytes of one direction that followed each other without any from the other side in between, as the client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flight {
@@ -76,23 +80,31 @@ struct Stream {
 impl Collector {
     fn take(&mut self, seen: Instant, way: Way, segment: &Segment<'_>) {
         let stream = if way == Way::Up { &mut self.up } else { &mut self.down };
-        if segment.flags & SYN != 0 {
-            stream.first = segment.sequence.wrapping_add(1);
+        let is_syn = segment.flags & SYN != 0;
+        // The SYN takes a number of the sequence, and what it carries comes behind it.
+        let sequence = segment.sequence.wrapping_add(u32::from(is_syn));
+        if is_syn {
+            stream.first = sequence;
         }
         // A packet that was sent again adds nothing.
-        let offset = u64::from(segment.sequence.wrapping_sub(stream.first));
+        let offset = u64::from(sequence.wrapping_sub(stream.first));
         if segment.payload.is_empty() || offset != stream.seen {
             return;
         }
         stream.seen += segment.payload.len() as u64;
-        if self.flights.last().is_none_or(|flight| flight.way != way) {
-            let number = self.next_number(way);
+        if self.flights.last().is_none_or(|flight| flight.way != way || flight.number == SYN_NUMBER) {
+            let number = if is_syn { self.begin_with_syn() } else { self.next_number(way) };
             self.flights.push(Flight { way, at: seen, packets: 0, begins: offset, bytes: Vec::new(), number });
         }
         if let Some(flight) = self.flights.last_mut() {
             flight.packets += 1;
             flight.bytes.extend_from_slice(segment.payload);
         }
+    }
+
+    fn begin_with_syn(&mut self) -> u32 {
+        self.number = SYN_NUMBER;
+        self.number
     }
 
     fn next_number(&mut self, way: Way) -> u32 {
@@ -177,6 +189,25 @@ mod tests {
     #[test]
     fn after_the_servers_greeting_the_client_is_at_packet_three_and_repeated_packets_add_nothing() {
         assert_eq!(numbers(Way::Down), [(Way::Down, 0, 1), (Way::Up, 3, 2)]);
+    }
+
+    #[test]
+    fn what_the_syn_carries_is_packet_one_and_what_had_to_wait_for_its_answer_is_packet_two() {
+        let begun = Instant::now();
+        let ms = |ms| begun + Duration::from_millis(ms);
+        let seen = [
+            sighting(ms(0), Way::Up, u32::MAX, 2, b"QHLO"),
+            sighting(ms(100), Way::Down, 500, 0x12, b""),
+            sighting(ms(200), Way::Up, 4, 0x18, b"MAIL"),
+            sighting(ms(300), Way::Down, 501, 0x18, b"220"),
+            sighting(ms(500), Way::Up, 8, 0x18, b"QUIT"),
+        ];
+        let found: Vec<_> = flights(&seen, Duration::from_millis(100))
+            .into_iter()
+            .map(|flight| (flight.number, flight.begins, flight.bytes))
+            .collect();
+        let expected: [(u32, u64, &[u8]); 4] = [(1, 0, b"QHLO"), (2, 4, b"MAIL"), (0, 0, b"220"), (3, 8, b"QUIT")];
+        assert_eq!(found, expected.map(|(number, begins, bytes)| (number, begins, bytes.to_vec())));
     }
 
     #[test]

@@ -110,6 +110,12 @@ pub(crate) struct ScenarioRecord {
     pub(crate) resumed: u64,
     /// TLS handshakes.
     pub(crate) handshakes: u64,
+    /// TLS handshakes whose early data the server took.
+    pub(crate) early_data_accepted: u64,
+    /// TLS handshakes whose early data the server did not take.
+    pub(crate) early_data_rejected: u64,
+    /// Connections whose SYN carried data that the server took.
+    pub(crate) opened_fast: u64,
     /// Failures by kind.
     pub(crate) errors: BTreeMap<String, u64>,
     /// How many first messages took so many round trips from the SYN to the final reply.
@@ -146,6 +152,9 @@ impl ScenarioRecord {
         self.acknowledged += other.acknowledged;
         self.resumed += other.resumed;
         self.handshakes += other.handshakes;
+        self.early_data_accepted += other.early_data_accepted;
+        self.early_data_rejected += other.early_data_rejected;
+        self.opened_fast += other.opened_fast;
         add_counts(&mut self.errors, &other.errors);
         add_counts(&mut self.round_trips, &other.round_trips);
         add_counts(&mut self.mail_packets, &other.mail_packets);

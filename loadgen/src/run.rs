@@ -23,7 +23,7 @@ use crate::record::Record;
 use crate::report::{Circumstances, Summary};
 use crate::scenario::Scenario;
 use crate::server_watch::{Usage, thread_cpu, usage};
-use crate::single;
+use crate::single::{self, Opening};
 use crate::target::Target;
 use crate::tls_sessions::TlsConfigs;
 use crate::worker::{Core, Shared};
@@ -72,6 +72,7 @@ pub(crate) fn run(order: Order) -> Result<(Record, Summary), String> {
     left_out.iter().for_each(|words| say(&format!("left out: {words}")));
     let nothing = || "the server offers none of the scenarios asked for".to_owned();
     plan.scenarios = plan.scenarios.filtered(|scenario| offered.contains(scenario)).ok_or_else(nothing)?;
+    fetch_cookies(&target, &plan);
     let shared = Arc::new(Shared {
         run_id: format!("{:x}{:x}", clock.unix().as_millis(), std::process::id()),
         cores: cores.len() as u64,
@@ -120,7 +121,7 @@ fn scout(clock: &Clock, target: &Target, tls: &TlsConfigs, source: usize) -> Res
     let immediate = Profile::parse("loopback").expect("it is a preset");
     let session = target.scout(clock.now(), tls);
     let conversation = Conversation::new(clock.now(), session, &immediate, Random::new(0));
-    let trip = single::run(clock, conversation, target.address, target.sources[source])
+    let trip = single::run(clock, conversation, target.address, target.sources[source], Opening::Ordinary)
         .map_err(|error| format!("cannot connect to {}: {error}", target.address))?;
     match trip.outcome().and_then(|(_, outcome)| outcome.failure.clone()) {
         // A server without AUTH or TLS still has something to offer to some scenarios.
@@ -129,13 +130,26 @@ fn scout(clock: &Clock, target: &Target, tls: &TlsConfigs, source: usize) -> Res
     }
 }
 
+/// Clients that open fast have been here before, so this kernel has the server's cookies. Where it gets none it opens
+/// ordinary connections, and the report counts them.
+fn fetch_cookies(target: &Target, plan: &Plan) {
+    for scenario in plan.scenarios.values().filter(|scenario| scenario.opens_fast()) {
+        let Some(address) = target.address_for(*scenario) else { continue };
+        for &source in &target.sources {
+            if let Err(error) = single::fetch_cookie(address, source) {
+                return say(&format!("{scenario}: this machine's own connections do without Fast Open: {error}"));
+            }
+        }
+    }
+}
+
 /// What can be measured, and words about what cannot.
 pub(crate) fn what_is_offered(target: &Target, server: &ServerMemory) -> (Vec<Scenario>, LeftOut) {
     let mut offered = Vec::new();
     let mut left_out = Vec::new();
     for scenario in Scenario::ALL {
-        if scenario == Scenario::ImplicitTls && target.implicit_address.is_none() {
-            left_out.push((scenario, "implicit-tls: no --implicit-tls ADDRESS was given".to_owned()));
+        if scenario.is_implicit() && target.implicit_address.is_none() {
+            left_out.push((scenario, format!("{scenario}: no --implicit-tls ADDRESS was given")));
         } else if let Some(missing) = scenario.missing(server) {
             left_out.push((scenario, format!("{scenario}: the server does not offer {missing}")));
         } else {

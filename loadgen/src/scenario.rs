@@ -27,6 +27,14 @@ pub(crate) enum Scenario {
     Full,
     /// All of QUICKSTART, with remembered ids and a TLS session.
     FullResumed,
+    /// All of QUICKSTART in TLS's early data.
+    EarlyData,
+    /// The same, and in the SYN.
+    OneTrip,
+    /// TLS from the first byte, with all of QUICKSTART in its early data.
+    ImplicitEarlyData,
+    /// The same, and in the SYN.
+    ImplicitOneTrip,
     /// All of QUICKSTART, but the remembered id is wrong.
     Fallback,
     /// Exim's early EHLO.
@@ -37,7 +45,7 @@ pub(crate) enum Scenario {
 
 impl Scenario {
     /// All of them, in the order of reports.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Esmtp,
         Self::ImplicitTls,
         Self::Qhlo,
@@ -46,6 +54,10 @@ impl Scenario {
         Self::QtlsResumed,
         Self::Full,
         Self::FullResumed,
+        Self::EarlyData,
+        Self::OneTrip,
+        Self::ImplicitEarlyData,
+        Self::ImplicitOneTrip,
         Self::Fallback,
         Self::Pipeconnect,
         Self::BadAuth,
@@ -62,6 +74,10 @@ impl Scenario {
             Self::QtlsResumed => "qtls-resumed",
             Self::Full => "full",
             Self::FullResumed => "full-resumed",
+            Self::EarlyData => "early-data",
+            Self::OneTrip => "one-trip",
+            Self::ImplicitEarlyData => "implicit-early-data",
+            Self::ImplicitOneTrip => "implicit-one-trip",
             Self::Fallback => "fallback",
             Self::Pipeconnect => "pipeconnect",
             Self::BadAuth => "bad-auth",
@@ -79,6 +95,10 @@ impl Scenario {
             Self::QtlsResumed => "QTLS, TLS session, full QHLO inside",
             Self::Full => "full profile",
             Self::FullResumed => "full profile, TLS session",
+            Self::EarlyData => "full profile, early data",
+            Self::OneTrip => "full profile, early data, Fast Open",
+            Self::ImplicitEarlyData => "implicit TLS, early data",
+            Self::ImplicitOneTrip => "implicit TLS, early data, Fast Open",
             Self::Fallback => "full profile, id refused",
             Self::Pipeconnect => "PIPECONNECT (Exim's early EHLO)",
             Self::BadAuth => "wrong password",
@@ -101,9 +121,14 @@ impl Scenario {
     /// How TLS begins.
     pub(crate) const fn security(self) -> Security {
         match self {
-            Self::ImplicitTls => Security::Implicit,
+            Self::ImplicitTls | Self::ImplicitEarlyData | Self::ImplicitOneTrip => Security::Implicit,
             _ => Security::Required,
         }
+    }
+
+    /// Is its server the one that listens for implicit TLS?
+    pub(crate) const fn is_implicit(self) -> bool {
+        matches!(self.security(), Security::Implicit)
     }
 
     /// How much of QUICKSTART the client uses.
@@ -111,9 +136,7 @@ impl Scenario {
         match self {
             Self::Esmtp | Self::ImplicitTls => Profile::Esmtp,
             Self::Qhlo | Self::Qtls | Self::Basic => Profile::Basic,
-            Self::QtlsResumed | Self::Full | Self::FullResumed | Self::Fallback | Self::Pipeconnect | Self::BadAuth => {
-                Profile::Full
-            }
+            _ => Profile::Full,
         }
     }
 
@@ -124,7 +147,17 @@ impl Scenario {
 
     /// Does the client come with a TLS session?
     pub(crate) const fn resumes(self) -> bool {
-        matches!(self, Self::QtlsResumed | Self::FullResumed)
+        matches!(self, Self::QtlsResumed | Self::FullResumed) || self.sends_early_data()
+    }
+
+    /// Does the client say all it can in TLS's early data?
+    pub(crate) const fn sends_early_data(self) -> bool {
+        matches!(self, Self::EarlyData | Self::OneTrip | Self::ImplicitEarlyData | Self::ImplicitOneTrip)
+    }
+
+    /// Does the first flight travel in the SYN (RFC 7413)?
+    pub(crate) const fn opens_fast(self) -> bool {
+        matches!(self, Self::OneTrip | Self::ImplicitOneTrip)
     }
 
     /// Is it the refusal of the login that is measured?
@@ -136,13 +169,16 @@ impl Scenario {
     pub(crate) const fn hidden(self) -> Hidden {
         let (keywords, parameters): (&[&str], &[&str]) = match self {
             // What mail programs do today: DATA, although the server offers better.
-            Self::Esmtp | Self::ImplicitTls => (&["CHUNKING", "PIPECONNECT", "QUICKSTART"], &[]),
+            Self::Esmtp | Self::ImplicitTls => (&["CHUNKING", "PIPECONNECT", "QUICKSTART", "XONCE"], &[]),
             Self::Qhlo => (&["CHUNKING", "PIPECONNECT"], &["QTLS", "STARTTLS", "AUTH", "QHLO"]),
             Self::Qtls => (&["PIPECONNECT"], &["AUTH", "QHLO"]),
             Self::Basic => (&["PIPECONNECT"], &["QHLO"]),
             // Where STARTTLS cannot be pipelined an early QHLO saves nothing, so the client waits for the greeting.
             Self::QtlsResumed => (&["PIPECONNECT"], &["STARTTLS", "XEARLYDATA"]),
             Self::Full | Self::FullResumed | Self::Fallback | Self::BadAuth => (&["PIPECONNECT"], &["XEARLYDATA"]),
+            Self::EarlyData | Self::OneTrip | Self::ImplicitEarlyData | Self::ImplicitOneTrip => {
+                (&["PIPECONNECT"], &[])
+            }
             Self::Pipeconnect => (&["QUICKSTART"], &[]),
         };
         Hidden { keywords, parameters }
@@ -153,8 +189,14 @@ impl Scenario {
     pub(crate) fn missing(self, server: &ServerMemory) -> Option<&'static str> {
         let offers = |point, test: &dyn Fn(&Capabilities) -> bool| server.at(point).is_some_and(test);
         let at_connect = |test: &dyn Fn(&Capabilities) -> bool| offers(Point::Connect, test);
+        let takes_early_data = |point| offers(point, &|list| list.quick(|quick| quick.early_data));
+        let early_data_words = "QHLO=id and XEARLYDATA as parameters of QUICKSTART inside TLS";
         match self {
             Self::ImplicitTls => None,
+            Self::ImplicitEarlyData | Self::ImplicitOneTrip => {
+                let all = takes_early_data(Point::Secured) && offers(Point::Secured, &|list| list.qhlo_id().is_some());
+                (!all).then_some(early_data_words)
+            }
             _ if !at_connect(&|list| list.starttls) => Some("STARTTLS"),
             Self::Esmtp | Self::BadAuth => None,
             Self::Pipeconnect => (!at_connect(&|list| list.pipeconnect)).then_some("PIPECONNECT"),
@@ -175,6 +217,10 @@ impl Scenario {
                 let all = at_connect(&|list| list.qhlo_id().is_some() && list.quick(|quick| quick.starttls))
                     && offers(Point::Secured, &|list| list.qhlo_id().is_some());
                 (!all).then_some("QHLO=id and STARTTLS as parameters of QUICKSTART")
+            }
+            Self::EarlyData | Self::OneTrip => {
+                let missing = Self::Full.missing(server);
+                missing.or_else(|| (!takes_early_data(Point::Secured)).then_some(early_data_words))
             }
         }
     }
@@ -229,10 +275,22 @@ mod tests {
     #[test]
     fn a_server_with_all_of_quickstart_and_pipeconnect_lacks_nothing() {
         let all = server(
-            &["PIPELINING", "STARTTLS", "PIPECONNECT", "QUICKSTART QTLS QHLO=a STARTTLS"],
-            &["PIPELINING", "AUTH PLAIN", "QUICKSTART QHLO=b AUTH"],
+            &["PIPELINING", "STARTTLS", "PIPECONNECT", "QUICKSTART QTLS QHLO=a STARTTLS XEARLYDATA"],
+            &["PIPELINING", "AUTH PLAIN", "QUICKSTART QHLO=b AUTH XEARLYDATA"],
         );
         assert!(Scenario::ALL.into_iter().all(|scenario| scenario.missing(&all).is_none()));
+    }
+
+    #[test]
+    fn early_data_needs_the_servers_word_inside_tls() {
+        let without = server(
+            &["PIPELINING", "STARTTLS", "QUICKSTART QTLS QHLO=a STARTTLS XEARLYDATA"],
+            &["PIPELINING", "AUTH PLAIN", "QUICKSTART QHLO=b AUTH"],
+        );
+        let missing: Vec<_> =
+            Scenario::ALL.into_iter().filter(|scenario| scenario.missing(&without).is_some()).collect();
+        let early: Vec<_> = Scenario::ALL.into_iter().filter(|scenario| scenario.sends_early_data()).collect();
+        assert_eq!(missing, [early, vec![Scenario::Pipeconnect]].concat());
     }
 
     #[test]

@@ -82,6 +82,11 @@ impl Session {
         self.connection.handle_reconnected(now);
     }
 
+    /// The whole first flight leaves in the SYN.
+    pub(crate) fn handle_fast_open(&mut self) {
+        self.connection.handle_fast_open();
+    }
+
     /// One more message, and whether it is the last.
     pub(crate) fn handle_message(&mut self, message: Message, is_last: bool) {
         let client = self.connection.client_mut();

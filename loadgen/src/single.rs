@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use onetrip::fast_open::{self, Taken};
 use onetrip::proto::client::{Entry, Outcome, ServerMemory, Speaker};
 
 use crate::clock::Clock;
@@ -42,6 +43,8 @@ pub(crate) struct Trip {
     pub(crate) memory: ServerMemory,
     /// The dialog, if the client wrote it down.
     pub(crate) sayings: Vec<Saying>,
+    /// The server took data with the SYN.
+    pub(crate) opened_fast: bool,
 }
 
 impl Trip {
@@ -54,6 +57,24 @@ impl Trip {
     }
 }
 
+/// How TCP's connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// With an empty SYN.
+    Ordinary,
+    /// With data in the SYN, if the kernel has a cookie.
+    Fast,
+}
+
+/// Lets the kernel get the server's cookie for later connections from this source (RFC 7413), if it has none.
+///
+/// # Errors
+///
+/// If the kernel does no Fast Open, or no connection can be made.
+pub(crate) fn fetch_cookie(address: SocketAddr, source: Option<IpAddr>) -> io::Result<()> {
+    connect(address, source, Opening::Fast).map(drop)
+}
+
 /// Runs a client to its end.
 ///
 /// # Errors
@@ -64,6 +85,7 @@ pub(crate) fn run(
     mut conversation: Conversation,
     address: SocketAddr,
     source: Option<IpAddr>,
+    opening: Opening,
 ) -> io::Result<Trip> {
     let mut driver = Driver::default();
     loop {
@@ -74,7 +96,11 @@ pub(crate) fn run(
         match conversation.demand() {
             Demand::Close => break,
             Demand::Connection if driver.stream.is_none() => {
-                driver.stream = Some(connect(address, source)?);
+                // With Fast Open there is a connection when there is something to be said.
+                let opening =
+                    if driver.connection == 0 && !driver.out.is_empty() { opening } else { Opening::Ordinary };
+                driver.stream = Some(connect(address, source, opening)?);
+                driver.in_syn = (opening == Opening::Fast).then_some(driver.out.len());
                 continue;
             }
             Demand::Connection | Demand::None => {}
@@ -83,7 +109,8 @@ pub(crate) fn run(
         driver.receive(clock, &mut conversation);
     }
     let session = conversation.session();
-    Ok(Trip { events: driver.events, memory: session.memory().clone(), sayings: driver.sayings })
+    let Driver { events, sayings, opened_fast, .. } = driver;
+    Ok(Trip { events, memory: session.memory().clone(), sayings, opened_fast })
 }
 
 #[derive(Default)]
@@ -97,6 +124,9 @@ struct Driver {
     received_before: u64,
     events: Vec<(Duration, Event)>,
     sayings: Vec<Saying>,
+    /// Bytes of the first flight, as long as it is not known whether it left in the SYN.
+    in_syn: Option<usize>,
+    opened_fast: bool,
 }
 
 impl Driver {
@@ -145,6 +175,8 @@ impl Driver {
         match stream.read(&mut buffer) {
             Ok(0) => self.end(clock, conversation),
             Ok(bytes) => {
+                let in_syn = self.in_syn.take();
+                self.opened_fast |= in_syn.is_some_and(|bytes| fast_open::taken(stream, bytes) != Taken::Nothing);
                 self.received_before = self.received;
                 self.received += bytes as u64;
                 conversation.handle_bytes(clock.now(), &buffer[..bytes]);
@@ -171,9 +203,15 @@ fn is_readable(stream: &TcpStream, wait: Duration) -> bool {
     ready > 0
 }
 
-fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+fn connect(address: SocketAddr, source: Option<IpAddr>, opening: Opening) -> io::Result<TcpStream> {
     let socket = new_socket(address, source)?;
     socket.set_nonblocking(false)?;
+    if opening == Opening::Fast {
+        fast_open::ask(&socket)?;
+        // At once, without a look at the socket: there may be nothing to see before the first bytes are written.
+        socket.connect(&address.into())?;
+        return Ok(socket.into());
+    }
     socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)?;
     // `connect_timeout` leaves the socket as it found it.
     Ok(socket.into())

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use onetrip::proto::client::{
     Address, Config, Content, Ending, Failure, HelloName, Login, Message, Outcome, Recipient, ServerMemory, Verdict,
+    Xtext,
 };
 use onetrip::proto::secret::Secret;
 use onetrip::time::Now;
@@ -74,7 +75,7 @@ impl Target {
 
     /// Where clients of this scenario connect to.
     pub(crate) fn address_for(&self, scenario: Scenario) -> Option<SocketAddr> {
-        if scenario == Scenario::ImplicitTls { self.implicit_address } else { Some(self.address) }
+        if scenario.is_implicit() { self.implicit_address } else { Some(self.address) }
     }
 
     fn setup(&self, tls: &TlsConfigs, resumes: bool) -> TlsSetup {
@@ -130,7 +131,10 @@ impl Target {
         let recipients =
             names.iter().map(|name| Recipient::new(Address::parse(name).expect("the domain was checked"))).collect();
         let content = Content::new(letter).expect("letters keep to CRLF");
-        Message::new(self.sender.clone(), recipients, content)
+        let mut message = Message::new(self.sender.clone(), recipients, content);
+        // Where the server offers to take a message once, one in early data is answered at once only if it has a name.
+        message.once = Some(Xtext::once_token(id).expect("ids are short and plain"));
+        message
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use onetrip::proto::client::{Message, Outcome, ServerMemory};
+use onetrip::proto::client::{EarlyData, Message, Outcome, ServerMemory};
 use onetrip::time::Now;
 
 use crate::conversation::{Conversation, Demand, Event};
@@ -89,7 +89,12 @@ impl Visitor {
     ) -> Self {
         let first = message(server.target, &letters, 0, &mut random);
         let session = server.target.client(now, server.tls, &visit, server.memory, first);
-        let conversation = Conversation::new(now, session, &visit.profile, random.split());
+        // A client that was never here has no cookie.
+        let begin = match visit.scenario.opens_fast() && visit.is_warm {
+            true => Conversation::with_fast_open,
+            false => Conversation::new,
+        };
+        let conversation = begin(now, session, &visit.profile, random.split());
         Self {
             conversation,
             visit,
@@ -143,10 +148,12 @@ impl Visitor {
                 record.scenario_mut(self.visit.scenario).connections += 1;
                 self.note(Phase::Connect, at, record);
             }
-            Event::Reached(Milestone::Secured { resumed, .. }) => {
+            Event::Reached(Milestone::Secured { resumed, early_data }) => {
                 let entry = record.scenario_mut(self.visit.scenario);
                 entry.handshakes += 1;
                 entry.resumed += u64::from(resumed);
+                entry.early_data_accepted += u64::from(early_data == EarlyData::Accepted);
+                entry.early_data_rejected += u64::from(early_data == EarlyData::Rejected);
                 self.note(Phase::Tls, at, record);
             }
             Event::Reached(Milestone::LoggedIn) => self.note(Phase::Ready, at, record),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
+use onetrip::fast_open::{self, Taken};
 use onetrip::proto::client::ServerMemory;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -204,6 +205,8 @@ impl Core {
         let mut ending = Ending::Good;
         let mut stream: Option<TcpStream> = None;
         let mut out = Vec::new();
+        // Bytes of the first flight, as long as it is not known whether it left in the SYN.
+        let mut in_syn = None;
         loop {
             let now = self.shared.clock.now();
             let news = visitor.advance(now, &self.shared.target, &mut self.record.borrow_mut(), &mut out);
@@ -212,7 +215,11 @@ impl Core {
             }
             match visitor.demand() {
                 Demand::Close => return ending,
-                Demand::Connection if stream.is_none() => stream = self.connect(&mut visitor).await,
+                Demand::Connection if stream.is_none() => {
+                    let fast = visitor.visit().scenario.opens_fast() && !out.is_empty();
+                    in_syn = fast.then_some(out.len());
+                    stream = self.connect(&mut visitor, fast).await;
+                }
                 Demand::Connection | Demand::None => {}
             }
             if let Some(open) = &mut stream
@@ -223,7 +230,13 @@ impl Core {
                 }
                 out.clear();
             }
-            self.wait(&mut visitor, &mut stream).await;
+            let received = self.wait(&mut visitor, &mut stream).await;
+            if let (Received::Bytes, Some(open), Some(first_flight)) = (received, &stream, in_syn) {
+                in_syn = None;
+                let opened_fast = fast_open::taken(open, first_flight) != Taken::Nothing;
+                let mut record = self.record.borrow_mut();
+                record.scenario_mut(visitor.visit().scenario).opened_fast += u64::from(opened_fast);
+            }
         }
     }
 
@@ -260,12 +273,12 @@ impl Core {
     }
 
     /// A connection, or `None` after the visitor was told that there is none.
-    async fn connect(&self, visitor: &mut Visitor) -> Option<TcpStream> {
+    async fn connect(&self, visitor: &mut Visitor, fast: bool) -> Option<TcpStream> {
         let shared = &self.shared;
         let visit = visitor.visit();
         let address = shared.target.address_for(visit.scenario)?;
         let source = shared.target.sources[visit.source];
-        match connect(address, source).await {
+        match connect(address, source, fast).await {
             Ok(stream) => Some(stream),
             Err(_) => {
                 visitor.handle_closed(shared.clock.now());
@@ -275,10 +288,10 @@ impl Core {
     }
 
     /// Waits until bytes come or something is due.
-    async fn wait(&self, visitor: &mut Visitor, stream: &mut Option<TcpStream>) {
+    async fn wait(&self, visitor: &mut Visitor, stream: &mut Option<TcpStream>) -> Received {
         let now = self.shared.clock.now();
         let mut timer = match visitor.next_due() {
-            Some(due) if due <= now.monotonic => return,
+            Some(due) if due <= now.monotonic => return Received::Nothing,
             Some(due) => Some(Timer::new(due - now.monotonic)),
             None => None,
         };
@@ -298,6 +311,7 @@ impl Core {
             *stream = None;
             visitor.handle_closed(self.shared.clock.now());
         }
+        received
     }
 
     fn poll_receive(&self, context: &mut Context<'_>, stream: &mut TcpStream, visitor: &mut Visitor) -> Poll<Received> {
@@ -327,16 +341,22 @@ enum Received {
     End,
 }
 
-/// Connects without holding up the other clients of this core.
-async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+/// Connects without holding up the other clients of this core; with Fast Open when the first bytes are written.
+async fn connect(address: SocketAddr, source: Option<IpAddr>, fast: bool) -> io::Result<TcpStream> {
     let socket = new_socket(address, source)?;
+    // Without it this is an ordinary connection.
+    let fast = fast && fast_open::ask(&socket).is_ok();
+    let mut may_wait_for_bytes = false;
     match socket.connect(&address.into()) {
-        Ok(()) => {}
+        Ok(()) => may_wait_for_bytes = fast,
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(error) => return Err(error),
     }
     // SAFETY: the descriptor is an open TCP socket that nobody else owns any more.
     let mut stream = unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) };
+    if may_wait_for_bytes {
+        return Ok(stream);
+    }
     // Sending nothing succeeds as soon as the connection stands, and says why if it cannot.
     poll_fn(|context| Pin::new(&mut stream).poll_write(context, &[])).await?;
     Ok(stream)

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::fast_open;
+use crate::fast_open::{self, Taken};
 use crate::limits::{CLIENT_REPLY_TIMEOUT, RECEIVE_BYTES, SUBMIT_CONNECT_TIMEOUT};
 use crate::proto::client::{Client, How, Outcome};
 use crate::time::Now;
@@ -36,7 +36,8 @@ struct Link<'a> {
     stream: Option<TcpStream>,
     /// A write failed: part of it may have left, so nothing may follow.
     write_failed: bool,
-    fast_open: bool,
+    /// Bytes of the first flight, as long as it may have left in the SYN.
+    in_syn: Option<usize>,
     out: Vec<u8>,
     bytes_sent: u64,
 }
@@ -59,7 +60,7 @@ pub(super) fn converse(
         observer,
         stream: None,
         write_failed: false,
-        fast_open: false,
+        in_syn: None,
         out: Vec::new(),
         bytes_sent: 0,
     };
@@ -113,9 +114,9 @@ impl Link<'_> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the server's name has no address");
         for address in self.addresses {
             match open(address, &self.out) {
-                Ok((stream, fast_open)) => {
+                Ok(stream) => {
                     self.stream = Some(stream);
-                    self.fast_open = fast_open;
+                    self.in_syn = Some(self.out.len()).filter(|&bytes| bytes > 0);
                     return Ok(());
                 }
                 Err(error) => last = error,
@@ -134,7 +135,8 @@ impl Link<'_> {
         match read {
             Ok(0) => self.connection.handle_closed(now),
             Ok(bytes) => {
-                if std::mem::take(&mut self.fast_open) && fast_open::was_used(stream) {
+                let in_syn = self.in_syn.take();
+                if in_syn.is_some_and(|first_flight| fast_open::taken(stream, first_flight) == Taken::All) {
                     self.connection.handle_fast_open();
                 }
                 self.connection.handle_input(now, &buffer[..bytes]);
@@ -149,8 +151,8 @@ impl Link<'_> {
     }
 }
 
-/// A connected socket to which the first flight has been given, and whether it may have left in the SYN.
-fn open(address: &SocketAddr, first_flight: &[u8]) -> io::Result<(TcpStream, bool)> {
+/// A connected socket to which the first flight has been given.
+fn open(address: &SocketAddr, first_flight: &[u8]) -> io::Result<TcpStream> {
     let mut stream = if first_flight.is_empty() {
         TcpStream::connect_timeout(address, SUBMIT_CONNECT_TIMEOUT)?
     } else {
@@ -160,5 +162,5 @@ fn open(address: &SocketAddr, first_flight: &[u8]) -> io::Result<(TcpStream, boo
     stream.write_all(first_flight)?;
     // A server that reads nothing for so long is as good as gone.
     stream.set_write_timeout(Some(CLIENT_REPLY_TIMEOUT))?;
-    Ok((stream, !first_flight.is_empty()))
+    Ok(stream)
 }

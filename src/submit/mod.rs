@@ -34,7 +34,6 @@ use link::End;
 use show::Show;
 
 mod arguments;
-mod fast_open;
 mod files;
 mod header;
 mod link;
@@ -176,7 +175,7 @@ fn prepare(settings: &Settings, wishes: &Wishes, input: &[u8], around: &Surround
         .transpose()
         .map_err(|problem| SubmitError::new(Exit::Usage, format!("the envelope identifier (-V) {problem}")))?;
     // Whatever has to be sent again within this call is then taken once.
-    message.once = Xtext::envelope_id(&around.random).ok();
+    message.once = Xtext::once_token(&around.random).ok();
     Ok(message)
 }
 

@@ -46,7 +46,8 @@ impl World {
 
     fn early_pair(&self, client: &ClientConfig) -> Pair {
         let name = ServerName::try_from(HOST).unwrap();
-        let client = ClientSession::with_early_data(client, name).unwrap();
+        let mut client = ClientSession::with_early_data(client, name).unwrap();
+        client.lift_early_bound();
         Pair { server: Session::new(Arc::clone(&self.configs)), client }
     }
 

@@ -9,6 +9,8 @@
 pub mod cache;
 pub mod certificate;
 pub mod client;
+#[cfg(test)]
+mod client_early_tests;
 pub mod config;
 mod early;
 #[cfg(test)]

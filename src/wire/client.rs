@@ -186,7 +186,7 @@ impl<Through: Lens> Connection<Through> {
         self.client.handle_reconnected(now);
     }
 
-    /// The server took the first flight with the SYN. To be said before the server's answer is given to
+    /// The server took the whole first flight with the SYN. To be said before the server's answer is given to
     /// [`Connection::handle_input`]; for the counts.
     pub fn handle_fast_open(&mut self) {
         self.client.handle_fast_open();

@@ -180,18 +180,21 @@ fn series(index: usize) -> String {
 fn write_table(page: &mut String, summary: &Summary) {
     page.push_str(
         "<h2>Scenarios</h2><div class=\"wide\"><table><tr><th>scenario<th>messages<th>per s<th>errors<th>resumed\
-         <th>p50 ms<th>p90 ms<th>p99 ms<th>p99.9 ms<th>max ms<th>round trips<th>MAIL in packet</tr>",
+         <th>early data<th>rejected<th>fast open<th>p50 ms<th>p90 ms<th>p99 ms<th>p99.9 ms<th>max ms<th>round trips<th>MAIL in packet</tr>",
     );
     for scenario in summary.scenarios.iter().chain([&summary.total]) {
         let times = scenario.phase(Phase::FinalReply);
         let _ = write!(
             page,
-            "<tr><td>{}<td>{}<td>{:.1}<td>{}<td>{}",
+            "<tr><td>{}<td>{}<td>{:.1}<td>{}<td>{}<td>{}<td>{}<td>{}",
             escape(&scenario.name),
             scenario.acknowledged,
             summary.rate(scenario),
             scenario.errors_total(),
-            scenario.resumed
+            scenario.resumed,
+            scenario.early_data_accepted,
+            scenario.early_data_rejected,
+            scenario.opened_fast
         );
         for percentile in [50.0, 90.0, 99.0, 99.9, 100.0] {
             let _ = write!(page, "<td>{}", times.map_or_else(|| "-".to_owned(), |times| ms(times.at(percentile))));

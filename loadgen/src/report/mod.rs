@@ -75,6 +75,15 @@ pub(crate) struct ScenarioSummary {
     pub(crate) handshakes: u64,
     /// TLS handshakes that resumed a session.
     pub(crate) resumed: u64,
+    /// TLS handshakes whose early data the server took.
+    #[serde(default)]
+    pub(crate) early_data_accepted: u64,
+    /// TLS handshakes whose early data the server did not take.
+    #[serde(default)]
+    pub(crate) early_data_rejected: u64,
+    /// Connections whose SYN carried data that the server took.
+    #[serde(default)]
+    pub(crate) opened_fast: u64,
     /// Failures by kind.
     pub(crate) errors: BTreeMap<String, u64>,
     /// First messages by round trips to the final reply.
@@ -200,6 +209,11 @@ impl ScenarioSummary {
         self.errors.values().sum()
     }
 
+    /// So many of the TLS handshakes in percent; `None` if there were none.
+    pub(crate) fn percent_of_handshakes(&self, count: u64) -> Option<f64> {
+        (self.handshakes > 0).then(|| count as f64 * 100.0 / self.handshakes as f64)
+    }
+
     /// The times of a phase.
     pub(crate) fn phase(&self, phase: Phase) -> Option<&PhaseSummary> {
         self.phases.iter().find(|summary| summary.name == phase.name() && summary.count > 0)
@@ -222,6 +236,9 @@ fn scenario(name: &str, record: &ScenarioRecord) -> ScenarioSummary {
         acknowledged: record.acknowledged,
         handshakes: record.handshakes,
         resumed: record.resumed,
+        early_data_accepted: record.early_data_accepted,
+        early_data_rejected: record.early_data_rejected,
+        opened_fast: record.opened_fast,
         errors: record.errors.clone(),
         round_trips: record.round_trips.clone(),
         mail_packets: record.mail_packets.clone(),
@@ -309,7 +326,9 @@ pub(crate) mod tests {
         }
         record.note_error(Scenario::BadAuth, Duration::from_secs(1), "closed <early>");
         record.scenario_mut(Scenario::Full).note(Phase::Connect, Duration::from_millis(5));
-        record.scenario_mut(Scenario::Full).round_trips.insert(3, 100);
+        let full = record.scenario_mut(Scenario::Full);
+        full.round_trips.insert(3, 100);
+        (full.handshakes, full.resumed, full.early_data_accepted, full.early_data_rejected) = (100, 99, 97, 2);
         let circumstances = Circumstances {
             began: Duration::from_secs(1),
             command: "run <target>".to_owned(),

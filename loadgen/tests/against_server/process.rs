@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -194,6 +194,21 @@ impl Site {
     /// The number of the server's process.
     pub(crate) fn process(&self) -> u32 {
         self.server.process()
+    }
+
+    /// What the server says to whoever connects.
+    pub(crate) fn greeting(&self) -> String {
+        let stream = TcpStream::connect(self.starttls).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut greeting = String::new();
+        for line in BufReader::new(stream).lines().map(|line| line.expect("a greeting comes")) {
+            greeting.push_str(&line);
+            greeting.push_str("\r\n");
+            if line.starts_with("220 ") {
+                break;
+            }
+        }
+        greeting
     }
 
     /// The generator with `run` against this server as ann, and these arguments.

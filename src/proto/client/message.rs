@@ -10,7 +10,7 @@ use ring::digest;
 
 use super::capabilities::Capabilities;
 use super::fallback::Failure;
-use crate::limits::{ENVID_BYTES_MAX, ORCPT_BYTES_MAX, PATH_BYTES_MAX};
+use crate::limits::{ENVID_BYTES_MAX, ONCE_TOKEN_BYTES_MAX, ORCPT_BYTES_MAX, PATH_BYTES_MAX};
 use crate::proto::reply_reader::Reply;
 
 /// A mailbox as it stands between the angle brackets of MAIL and RCPT.
@@ -200,6 +200,11 @@ impl Xtext {
             _ if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'=') => Err(InvalidValue::Character),
             _ => Ok(Self(text.to_owned())),
         }
+    }
+
+    /// A token for `XONCE`, by which a message is taken once.
+    pub fn once_token(text: &str) -> Result<Self, InvalidValue> {
+        Self::encode(text, ONCE_TOKEN_BYTES_MAX)
     }
 
     fn encode(text: &str, bytes_max: usize) -> Result<Self, InvalidValue> {
