@@ -33,7 +33,7 @@ impl ClientSession {
     ///
     /// # Errors
     ///
-    /// [`FailureKind::Fault`], if the configuration does not allow one.
+    /// [`super::FailureKind::Fault`], if the configuration does not allow one.
     pub fn new(config: Arc<ClientConfig>, server_name: ServerName<'static>) -> Result<Self, TlsFailure> {
         let mut connection = ClientConnection::new(config, server_name.clone()).map_err(TlsFailure::new)?;
         connection.set_buffer_limit(Some(limits::TLS_WAITING_BYTES_MAX));
