@@ -172,7 +172,7 @@ fn check(matches: &ArgMatches) -> Result<(), Failure> {
     let profile = matches.get_one::<String>("profile").and_then(|name| Profile::of_name(name));
     let as_json = matches.get_flag("json");
     let mut report = host::check(&configured, profile);
-    if matches.get_flag("apply") {
+    if matches.get_flag("apply") && !report.changes().is_empty() {
         if !as_json {
             print(&format!("{report}\n"))?;
         }

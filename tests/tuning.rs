@@ -159,6 +159,47 @@ fn a_profile_that_is_not_there_is_a_mistake_on_the_command_line() {
 }
 
 #[test]
+fn a_kernel_that_gives_no_ring_is_named_by_the_check_and_refused_by_the_server_in_one_line() {
+    if !is_there("strace") {
+        return eprintln!("skipped: strace is not installed");
+    }
+    let without_rings = |error: &str, arguments: &[&str]| {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=io_uring_setup:error={error}"), PROGRAM]);
+        strace.args(arguments);
+        strace
+    };
+    let site = Site::empty();
+    let state = site.state();
+    let check = ["check", "--json", "--hostname", HOSTNAME, "--listen", "127.0.0.1:0", "--state-dir", text(&state)];
+    for (error, words) in [("EPERM", "seccomp"), ("ENOSYS", "CONFIG_IO_URING"), ("ENOMEM", "LimitMEMLOCK")] {
+        let output = without_rings(error, &check).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        let (code, report) = report(&output);
+        assert_eq!((code, levels(&report, "io_uring")), (69, vec!["failure"]), "{report}");
+        assert!(report.to_string().contains(words), "{report}");
+    }
+    let serve = ["serve", "--hostname", HOSTNAME, "--listen", "127.0.0.1:0", "--state-dir", text(&state)];
+    let (code, line) = process::refusal(without_rings("EPERM", &serve));
+    assert_eq!(code, 69, "{line}");
+    assert!(line.contains("io_uring cannot be used: Operation not permitted"), "{line}");
+}
+
+#[test]
+fn a_disk_that_refuses_to_sync_is_a_failure_of_its_directories() {
+    if !is_there("strace") {
+        return eprintln!("skipped: strace is not installed");
+    }
+    let site = Site::empty();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", PROGRAM, "check", "--json"]);
+    command.args(["--hostname", HOSTNAME, "--listen", "127.0.0.1:0", "--state-dir", text(&site.state())]);
+    let (code, report) = report(&command.output().unwrap());
+    assert_eq!((code, levels(&report, "state directory")), (74, vec!["failure"]), "{report}");
+    assert_eq!(process::files(&site.path("")), Vec::<PathBuf>::new(), "nothing is left behind");
+}
+
+#[test]
 fn too_little_lockable_memory_is_found_before_the_server_fails_on_it() {
     let site = Site::empty();
     // Root may lock what it likes, so it gives that up first.

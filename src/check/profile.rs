@@ -69,7 +69,7 @@ impl Profile {
         match allowed {
             Some(allowed) if allowed < wanted => {
                 let remedy = Remedy::words(format!("{directive}={wanted} in the unit"));
-                Finding::warning(&subject, format!("{what}: {allowed}, wanted is {wanted}"), remedy)
+                Finding::warning(&subject, format!("{what}: {allowed}, wanted: {wanted}"), remedy)
             }
             _ => Finding::ok(&subject, format!("{what}: at least {wanted}")),
         }
@@ -137,7 +137,7 @@ impl Setting {
             return Some(Finding::ok(&subject, format!("{} is {text}", self.name)));
         }
         let mended: Vec<String> = mended.iter().map(u64::to_string).collect();
-        let what = format!("{} is {text}, wanted is {}: {}", self.name, wanted.in_words(), self.why);
+        let what = format!("{} is {text}, wanted: {} ({})", self.name, wanted.in_words(), self.why);
         Some(Finding::warning(&subject, what, Remedy::sysctl(self.name, mended.join(" "))))
     }
 }
@@ -156,7 +156,7 @@ impl Wanted {
     fn in_words(self) -> String {
         match self {
             Self::AtLeast(_) | Self::EachAtLeast(_) => format!("{self} or more"),
-            Self::Bits(bits) => format!("with the bits of {bits}"),
+            Self::Bits(bits) => format!("the bits of {bits} besides"),
             Self::Exactly(exactly) => exactly.to_string(),
         }
     }

@@ -20,6 +20,7 @@ use super::connections::Connections;
 use super::delivery::Delivery;
 use super::delivery::relay::RelaySettings;
 use super::delivery::through::Through;
+use super::host::try_ring;
 use super::listeners::{ByReturning, Listener};
 use super::log_writer::Log;
 use super::once::OnceRegistry;
@@ -305,6 +306,8 @@ async fn sweep(shard: Rc<Shard>) {
 
 /// Is this host able to run executors? Found out before anything is announced.
 pub(super) fn try_executor() -> io::Result<()> {
+    // Where there is no ring at all, the executor would end with a panic and not with a reason.
+    try_ring()?;
     std::thread::spawn(|| {
         LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(IO_MEMORY_BYTES)

@@ -79,7 +79,7 @@ fn site_facts(config: &Config, now: Now) -> SiteFacts {
 // ── Kernel and process ──────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Sets up a ring of a few entries and closes it again: what sysctl, seccomp and security modules allow shows only so.
-fn try_ring() -> io::Result<()> {
+pub(super) fn try_ring() -> io::Result<()> {
     // struct io_uring_params of linux/io_uring.h: 30 words, all of which may be zero.
     let mut parameters = [0_u32; 30];
     // SAFETY: the kernel reads and writes one io_uring_params, which `parameters` has room for and outlives the call.
