@@ -5,6 +5,9 @@
 
 use std::ops::Range;
 
+use data_encoding::BASE64URL_NOPAD;
+use ring::digest;
+
 use super::command::{Body, Mail, Notify, Rcpt, Ret};
 
 /// An accepted MAIL with its accepted RCPTs.
@@ -78,6 +81,21 @@ impl Envelope {
         self.recipients.push(Entry { address, orcpt, notify: rcpt.notify });
     }
 
+    /// Makes the token one for the recipients that were accepted. A message that comes again for others, because some were
+    /// put off the first time, is not the same: whoever took it for that would lose it for them.
+    pub fn bind_once(&mut self) {
+        let Some(token) = self.once.clone() else { return };
+        let mut digest = digest::Context::new(&digest::SHA256);
+        for entry in &self.recipients {
+            digest.update(self.text[entry.address.clone()].as_bytes());
+            // No address has one.
+            digest.update(b"\n");
+        }
+        let bound = BASE64URL_NOPAD.encode(&digest.finish().as_ref()[..RECIPIENTS_DIGEST_BYTES]);
+        let bound = format!("{}/{bound}", &self.text[token]);
+        self.once = Some(self.keep(&bound));
+    }
+
     /// Forgets everything but keeps the memory.
     pub fn clear(&mut self) {
         self.text.clear();
@@ -104,7 +122,7 @@ impl Envelope {
         self.envid.clone().map(|envid| &self.text[envid])
     }
 
-    /// `XONCE=`: the user's own name for the message, encoded as it came.
+    /// `XONCE=`: the user's own name for the message, encoded as it came, and what [`Envelope::bind_once`] has added.
     pub fn once(&self) -> Option<&str> {
         self.once.clone().map(|token| &self.text[token])
     }
@@ -160,6 +178,9 @@ impl Envelope {
     }
 }
 
+/// Of the digest of the recipients: so many bytes never meet by chance, and nobody gains by making them.
+const RECIPIENTS_DIGEST_BYTES: usize = 12;
+
 #[cfg(test)]
 mod tests {
     use super::Envelope;
@@ -184,6 +205,24 @@ mod tests {
         assert_eq!((envelope.sender(), envelope.user(), envelope.envid()), ("a@b", "ann", Some("x1")));
         let recipients: Vec<_> = envelope.recipients().map(|r| (r.address, r.orcpt, r.notify.is_some())).collect();
         assert_eq!(recipients, [("c@d", Some("rfc822;e@f"), true), ("g@h", None, false)]);
+    }
+
+    #[test]
+    fn a_token_is_bound_to_the_recipients_that_were_accepted() {
+        let bound = |recipients: &[&str]| {
+            let mut envelope = Envelope::default();
+            begin(&mut envelope, "MAIL FROM:<a@b> XONCE=t1");
+            recipients.iter().for_each(|recipient| add(&mut envelope, &format!("RCPT TO:<{recipient}>")));
+            envelope.bind_once();
+            envelope.once().unwrap().to_owned()
+        };
+        assert!(bound(&["c@d"]).starts_with("t1/"));
+        assert_eq!(bound(&["c@d", "e@f"]), bound(&["c@d", "e@f"]));
+        assert_ne!(bound(&["c@d", "e@f"]), bound(&["c@d"]));
+        let mut without = Envelope::default();
+        begin(&mut without, "MAIL FROM:<a@b>");
+        without.bind_once();
+        assert_eq!(without.once(), None);
     }
 
     #[test]

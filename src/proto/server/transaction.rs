@@ -251,6 +251,7 @@ impl Server {
             return;
         }
         self.framing = Framing::Lines;
+        self.message.envelope.bind_once();
         self.write_trace(at, &header, now);
         if self.may_be_a_copy() {
             self.tally.messages_waited += 1;

@@ -472,10 +472,9 @@ fn was_closed_meanwhile(answers: &Answers) -> bool {
     matches!(answers.failure, Some(Failure::Closed | Failure::TryLater(_))) && answers.verdicts.iter().all(unanswered)
 }
 
-/// Whether the server took the message is not known, and asking again cannot make it two. Not for several recipients: the
-/// server may have refused some of them before, and would now answer for all.
+/// Whether the server took the message is not known, and asking again cannot make it two.
 fn may_ask_again(answers: &Answers) -> bool {
-    answers.offers_once && answers.verdicts == [Verdict::Uncertain]
+    answers.offers_once && answers.verdicts.contains(&Verdict::Uncertain)
 }
 
 /// Where TLS is only used if that works, one that does not work is done without (RFC 7435 §3).
