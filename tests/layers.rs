@@ -27,7 +27,21 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("submit", &["limits", "time", "proto", "tls", "wire", "exit", "fast_open"]),
     (
         "runtime",
-        &["limits", "time", "proto", "auth", "spool", "relay", "tls", "observe", "wire", "config", "check", "exit"],
+        &[
+            "limits",
+            "time",
+            "proto",
+            "auth",
+            "spool",
+            "relay",
+            "tls",
+            "observe",
+            "wire",
+            "fast_open",
+            "config",
+            "check",
+            "exit",
+        ],
     ),
     ("cli", &["limits", "time", "proto", "config", "check", "submit", "runtime", "exit"]),
 ];

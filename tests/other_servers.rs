@@ -1,5 +1,5 @@
-//! Other people's servers: `onetrip submit` sends through Postfix, Exim and OpenSMTPD, and Postfix and Exim send through
-//! `onetrip serve`.
+//! Other people's servers: `onetrip submit` sends through Postfix, Exim and OpenSMTPD, Postfix and Exim send through
+//! `onetrip serve`, and `onetrip serve` passes messages on to Postfix.
 //!
 //! The servers are never installed. `tests/other_servers/fetch` puts Debian's packages into `target/other-servers`, or into
 //! the folder that `ONETRIP_OTHER_SERVERS` names, and each test runs its server from there in namespaces of its own, for
@@ -28,7 +28,8 @@ use std::process::Output;
 
 use other_servers::world::{OtherServer, Relay, World, skip};
 use other_servers::{exim, opensmtpd, postfix};
-use process::{HOSTNAME, PASSWORD, RECIPIENT, SENDER, Site, USER, onetrip, run_with_input};
+use process::{HOSTNAME, PASSWORD, RECIPIENT, SENDER, Server, Site, USER, onetrip, run_with_input};
+
 use serde_json::Value;
 
 #[test]
@@ -219,6 +220,53 @@ fn relays(world: World, transport: Transport, start: fn(World, Option<Relay>) ->
     }
     onetrip.stop(&site);
     endings
+}
+
+// ── Passing on ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[test]
+fn onetrip_hands_messages_through_to_postfix_over_starttls_and_over_implicit_tls() {
+    for transport in [Transport::StartTls, Transport::ImplicitTls] {
+        let Some(world) = World::new("postfix") else { return };
+        let server = postfix::start(world, None);
+        let hop = match transport {
+            Transport::StartTls => format!("relay:{HOSTNAME}:{}", server.starttls.port()),
+            Transport::ImplicitTls => format!("relays:{HOSTNAME}:{}", server.tls.port()),
+        };
+        let site = Site::new();
+        let onetrip = site.serve(&flags(&site, &server, &["--deliver", &hop, "--sync", "through"]));
+        for message in &messages() {
+            let stored = passes_on(&site, &onetrip, &server, message);
+            let trace = String::from_utf8_lossy(&stored).replace("\n\t", " ");
+            assert!(
+                trace.contains(&format!("from {HOSTNAME} (")) && trace.contains("by localhost (Postfix) with ESMTPSA")
+            );
+            assert!(trace.contains("by localhost (onetrip) with "), "{trace}");
+        }
+        onetrip.stop(&site);
+    }
+}
+
+/// What lets onetrip log in at the other server.
+fn flags<'a>(site: &Site, server: &OtherServer, first: &[&'a str]) -> Vec<&'a str> {
+    let logins = site.write("logins", format!("* {USER} {PASSWORD}\n"));
+    let paths = [logins, server.certificate()].map(|path| path.into_os_string().into_string().unwrap());
+    let [logins, ca] = paths.map(|path| &*Box::leak(path.into_boxed_str()));
+    [first, &["--relay-auth", logins, "--relay-ca", ca]].concat()
+}
+
+/// Submits a message to onetrip and finds it at the other server as it was.
+fn passes_on(site: &Site, onetrip: &Server, server: &OtherServer, message: &[u8]) -> Vec<u8> {
+    let password_file = site.write("password", PASSWORD);
+    let mut command = process::onetrip();
+    command.args(["submit", "-i", "--server", &format!("{HOSTNAME}:{}", onetrip.starttls.port())]);
+    command.args(["--user", USER, "-f", SENDER]).arg("--ca").arg(site.certificate());
+    command.arg("--password-file").arg(password_file).arg(RECIPIENT);
+    let output = run_with_input(&mut command, message);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let stored = without_carriage_returns(&server.next_message());
+    assert_arrived(&stored, message);
+    stored
 }
 
 // ── Messages ────────────────────────────────────────────────────────────────────────────────────────────────────────

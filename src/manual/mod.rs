@@ -3,7 +3,7 @@
 //! | to | read |
 //! |---|---|
 //! | send a first message | [`tutorial`] |
-//! | set it up | [`configuration`], [`tuning`], [`security`] |
+//! | set it up | [`configuration`], [`relay`], [`tuning`], [`security`] |
 //! | watch it | [`events`], [`metrics`] |
 //! | measure it, or another server | [`measuring`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
@@ -18,6 +18,9 @@ pub mod tutorial {}
 
 #[doc = include_str!("configuration.md")]
 pub mod configuration {}
+
+#[doc = include_str!("relay.md")]
+pub mod relay {}
 
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}

@@ -93,6 +93,7 @@ fn the_second_connection_to_another_onetrip_speaks_early_and_resumes_tls() {
     assert_eq!((&endings[0]["start"], &endings[0]["session"]), (&"basic".into(), &"full".into()));
     for ending in &endings[1..] {
         assert_eq!((&ending["start"], &ending["session"]), (&"full".into(), &"resumed".into()), "{ending}");
+        assert_eq!(ending["early_data"], "accepted", "{ending}");
     }
     client.quit();
     front.stop(&pair.front_site);

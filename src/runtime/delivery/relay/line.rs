@@ -14,7 +14,7 @@ use glommio::timer::Timer;
 
 use super::stream::Stream;
 use super::{Errand, Hop};
-use crate::limits::{CLIENT_REPLY_TIMEOUT, RELAY_GOODBYE_TIMEOUT};
+use crate::limits::RELAY_GOODBYE_TIMEOUT;
 use crate::proto::client::{self, Client, Outcome};
 use crate::relay::handover::Answers;
 use crate::wire::client::{Connection, Step};
@@ -149,34 +149,19 @@ impl Line {
     /// Sends what has gathered; makes the connection first if there is none.
     async fn send(&mut self) -> Result<(), NoConnection> {
         if self.stream.is_none() {
-            match self.hop.connect().await {
+            match self.hop.connect(&self.output).await {
                 Ok(stream) => self.stream = Some(stream),
                 // Some recipients may have their verdicts already: the client core knows.
                 Err(_) if self.was_connected => self.wire.handle_closed(self.hop.now()),
                 Err(error) => return Err(error),
             }
             self.was_connected = true;
-        }
-        let (Some(stream), false) = (&mut self.stream, self.write_failed) else {
             self.output.clear();
-            return Ok(());
-        };
-        let output = &self.output;
-        let mut sent = 0;
-        let write = poll_fn(|context| {
-            while sent < output.len() {
-                match ready!(stream.poll_write(context, &output[sent..])) {
-                    Ok(bytes) if bytes > 0 => sent += bytes,
-                    _ => return Poll::Ready(false),
-                }
-            }
-            Poll::Ready(true)
-        });
-        let too_slow = async {
-            Timer::new(CLIENT_REPLY_TIMEOUT).await;
-            false
-        };
-        self.write_failed = !future::or(write, too_slow).await;
+        }
+        if let (Some(stream), false) = (&mut self.stream, self.write_failed || self.output.is_empty()) {
+            let sent = stream.write_all(&self.output, self.hop.settings.reply_timeout).await;
+            self.write_failed = !sent.unwrap_or(false);
+        }
         self.output.clear();
         Ok(())
     }
@@ -184,7 +169,8 @@ impl Line {
     /// Receives, or waits until it has taken too long.
     async fn receive(&mut self) {
         let now = self.hop.now();
-        let left = self.wire.poll_timeout().map_or(CLIENT_REPLY_TIMEOUT, |due| due.saturating_sub(now.monotonic));
+        let left =
+            self.wire.poll_timeout().map_or(self.hop.settings.reply_timeout, |due| due.saturating_sub(now.monotonic));
         let too_slow = async {
             Timer::new(left).await;
             false

@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 use super::RelaySettings;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::limits::{RELAY_AUTH_FILE_BYTES_MAX, RELAY_TLS_SESSIONS_MAX};
+use crate::limits::{CLIENT_REPLY_TIMEOUT, RELAY_AUTH_FILE_BYTES_MAX, RELAY_TLS_SESSIONS_MAX};
 use crate::proto::client::Login;
 use crate::relay::logins::Logins;
 use crate::relay::{Destination, RelayTls};
@@ -103,6 +103,7 @@ fn settings(
         host_name: config.hostname.clone(),
         connections_max: config.relay_connections,
         idle: config.relay_idle,
+        reply_timeout: CLIENT_REPLY_TIMEOUT,
         tls,
         tls_config: Arc::clone(tls_config),
         login,
@@ -164,3 +165,82 @@ fn read_logins(path: &Path) -> Result<(Logins, Option<String>), RelayMaterialErr
 
 /// The permissions of those who are neither owner nor of the group.
 const OTHERS: u32 = 0o007;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::RelayMaterial;
+    use crate::config::{Config, Flags, Host};
+    use crate::relay::{Destination, RelayTls};
+
+    fn open(flags: &[(&str, &str)]) -> Result<RelayMaterial, String> {
+        let host = Host { name: "mail.example.org".to_owned(), cores: vec![0] };
+        let config = Config::resolve(&Flags::of(flags), None, &host).unwrap();
+        RelayMaterial::open(&config).map_err(|error| error.to_string())
+    }
+
+    fn through<'a>(destination: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        [&[("deliver", destination), ("sync", "through")], more].concat()
+    }
+
+    fn relay(port: u16) -> Destination {
+        Destination::Relay { host: "mx.example.org".to_owned(), port, implicit_tls: false }
+    }
+
+    fn logins(directory: &Path, mode: u32) -> String {
+        let path = directory.join("logins");
+        fs::write(&path, "mx.example.org:587 ann secret\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path.into_os_string().into_string().unwrap()
+    }
+
+    #[test]
+    fn without_another_server_nothing_is_read() {
+        let material = open(&[("deliver", "discard"), ("relay-auth", "/nowhere"), ("relay-ca", "/nowhere")]).unwrap();
+        assert!(material.settings(&relay(587)).is_none() && material.warning().is_none());
+    }
+
+    #[test]
+    fn each_server_has_its_own_login_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = logins(directory.path(), 0o600);
+        for (port, has_login) in [(587, true), (25, false)] {
+            let destination = format!("relay:mx.example.org:{port}");
+            let material = open(&through(&destination, &[("relay-auth", &file)])).unwrap();
+            let settings = material.settings(&relay(port)).unwrap();
+            assert_eq!((settings.login.is_some(), settings.tls), (has_login, RelayTls::Require), "{destination}");
+            assert!(material.warning().is_none());
+        }
+    }
+
+    #[test]
+    fn a_password_is_kept_from_whoever_is_not_verified() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = logins(directory.path(), 0o600);
+        for tls in ["opportunistic", "off"] {
+            let flags = [("relay-auth", file.as_str()), ("relay-tls", tls)];
+            let error = open(&through("relay:mx.example.org:587", &flags)).unwrap_err();
+            assert!(error.contains("where no certificate is verified: ") && !error.contains("secret"), "{error}");
+            assert!(open(&through("relay:mx.example.org:25", &flags)).is_ok(), "none is for it");
+        }
+    }
+
+    #[test]
+    fn a_file_of_passwords_that_everybody_may_read_gives_a_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = logins(directory.path(), 0o644);
+        let material = open(&through("relay:mx.example.org:587", &[("relay-auth", &file)])).unwrap();
+        assert!(material.warning().unwrap().ends_with("holds passwords, and every user of this host may read it"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = open(&through("relay:mx.example.org:587", &[("relay-auth", "/nowhere/logins")])).unwrap_err();
+        assert!(error.starts_with("/nowhere/logins cannot be read: "), "{error}");
+        let error = open(&through("relay:mx.example.org:587", &[("relay-ca", "/nowhere/ca")])).unwrap_err();
+        assert!(error.contains("/nowhere/ca"), "{error}");
+    }
+}

@@ -58,6 +58,8 @@ pub struct RelaySettings {
     pub connections_max: usize,
     /// How long a connection waits for the next message.
     pub idle: Duration,
+    /// How long a reply may take, and how long the server may take nothing of what it is sent.
+    pub reply_timeout: Duration,
     /// Whether TLS is used.
     pub tls: RelayTls,
     /// Whom to trust, and the sessions that can be resumed.
@@ -268,15 +270,16 @@ impl Hop {
         self.clock.now()
     }
 
-    async fn connect(&self) -> Result<Stream, NoConnection> {
+    /// A connection on which the first flight is sent.
+    async fn connect(&self, first_flight: &[u8]) -> Result<Stream, NoConnection> {
         let failed =
             |error: io::Error| NoConnection(format!("{} cannot be reached: {error}", self.settings.destination));
         match &self.place {
-            Place::Unix(path) => Stream::over_unix(path).await.map_err(failed),
+            Place::Unix(path) => Stream::over_unix(path, first_flight).await.map_err(failed),
             Place::Tcp(resolver) => {
                 let found = resolver.addresses(self.now().monotonic).await;
                 let addresses = found.map_err(|error| NoConnection(error.to_string()))?;
-                Stream::over_tcp(&addresses).await.map_err(|error| {
+                Stream::over_tcp(&addresses, first_flight).await.map_err(|error| {
                     resolver.doubt();
                     failed(error)
                 })
@@ -293,6 +296,7 @@ impl Hop {
             security,
             login: self.settings.login.clone(),
             ending: Ending::Stay,
+            reply_timeout: self.settings.reply_timeout,
             ..Config::new(name.unwrap_or_else(|_| localhost()))
         }
     }

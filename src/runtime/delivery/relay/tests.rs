@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use super::stream::Stream;
 use super::{Relay, RelaySettings};
 use crate::proto::client::Login;
 use crate::proto::command::{Command, parse};
@@ -98,6 +99,7 @@ fn settings(destination: Destination, tls: RelayTls, trust: &Trust) -> RelaySett
         host_name: "mail.example.org".to_owned(),
         connections_max: 2,
         idle: Duration::from_secs(60),
+        reply_timeout: PATIENCE,
         tls,
         tls_config: client_config(ClientSettings { trust, versions: Versions::Both, sessions_max: 8 }).unwrap(),
         login: None,
@@ -374,6 +376,28 @@ fn an_idle_connection_says_goodbye_by_itself() {
 }
 
 #[test]
+fn all_addresses_are_tried_whether_the_server_or_the_client_speaks_first() {
+    for first_flight in [&b""[..], b"QHLO early\r\n"] {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = silent.local_addr().unwrap();
+        drop(silent);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = [nobody, listener.local_addr().unwrap()];
+        let heard = run(async move || {
+            let stream = Stream::over_tcp(&addresses, first_flight).await.unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            drop(stream);
+            let mut heard = Vec::new();
+            server.read_to_end(&mut heard).unwrap();
+            heard
+        });
+        assert_eq!(heard, first_flight);
+        let error = run(async move || Stream::over_tcp(&[nobody], first_flight).await.unwrap_err());
+        assert!(error.to_string().starts_with(&nobody.to_string()), "{error}");
+    }
+}
+
+#[test]
 fn nobody_there_is_unreachable_and_every_recipient_waits() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -470,6 +494,23 @@ fn a_server_that_is_being_stopped_is_unreachable() {
         (words(&result), unreachable(&result)),
         (vec!["0 deferred 4.3.2".to_owned()], "4.3.2 421 4.3.2 stopping".to_owned())
     );
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    for (script, hop_says) in [
+        ("C: <end>".to_owned(), Some("4.4.2 the server did not answer in time")),
+        (format!("{HELLO}\nC: MAIL FROM:<a@b>\nC: <end>"), None),
+    ] {
+        let hop = Scripted::start(&[&script]);
+        let settings = RelaySettings { reply_timeout: Duration::from_millis(50), ..hop.settings(RelayTls::Off) };
+        let result = carry_one(settings, message("<a@b>", &["c@d"]));
+        assert_eq!(words(&result), ["0 deferred 4.4.2"]);
+        match hop_says {
+            Some(words) => assert_eq!(unreachable(&result), words),
+            None => assert_eq!(result.hop, Hop::Reached, "it is slow with this message"),
+        }
+    }
 }
 
 #[test]
