@@ -12,12 +12,12 @@ pub struct Clock {
 
 impl Clock {
     /// Starts the monotonic clock at zero.
-    pub(super) fn start() -> Self {
+    pub fn start() -> Self {
         Self { start: Instant::now() }
     }
 
     /// What time it is. A wall clock before 1970 reads as 1970.
-    pub(super) fn now(&self) -> Now {
+    pub fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Now { monotonic: self.start.elapsed(), unix }
     }

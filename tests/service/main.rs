@@ -16,6 +16,7 @@ mod logins;
 mod observing;
 mod once;
 mod reloading;
+mod spool;
 mod starting;
 mod stopping;
 mod through;

@@ -23,7 +23,7 @@ type Answer = Result<Option<File>, WriteFault>;
 
 /// The way to the thread.
 #[derive(Debug)]
-pub(in crate::runtime) struct Keeper {
+pub struct Keeper {
     jobs: RefCell<Option<flume::Sender<Asked>>>,
     thread: RefCell<Option<JoinHandle<()>>>,
 }

@@ -31,8 +31,8 @@ use glommio::timer::Timer;
 use self::bell::Bell;
 use self::files::Files;
 use self::keeper::Job;
-pub(super) use self::keeper::Keeper;
-pub(super) use self::opening::{OpenedLog, SpoolSettings, open, spool_directory};
+pub use self::keeper::Keeper;
+pub use self::opening::{OpenedLog, OpenedSpool, Recovered, SpoolError, SpoolSettings, open, spool_directory};
 use super::atomic_file::WriteFault;
 use super::clock::Clock;
 use super::log_writer::Log as EventLog;
@@ -53,26 +53,31 @@ use crate::time::Now;
 
 /// The spool of one shard. Clones are the same spool.
 #[derive(Clone)]
-pub(super) struct Spool(Rc<Inner>);
+pub struct Spool(Rc<Inner>);
 
 /// What became of a message.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub struct Stored {
     /// The proof that it is on stable storage, and where; or why it is not.
-    pub(super) result: Result<(Committed, Place), StoreFailure>,
+    pub result: Result<(Committed, Place), StoreFailure>,
     /// The message, so that its memory can be used again.
-    pub(super) message: Box<Message>,
+    pub message: Box<Message>,
     /// What the operator should be told of this message; of a disk that fails, events tell.
-    pub(super) fault: Option<String>,
+    pub fault: Option<String>,
 }
 
 /// What a shard's spool needs besides its log.
-pub(super) struct SpoolParts {
-    pub(super) opened: OpenedLog,
-    pub(super) keeper: Keeper,
-    pub(super) clock: Clock,
-    pub(super) metrics: Arc<ShardMetrics>,
-    pub(super) log: EventLog,
+pub struct SpoolParts {
+    /// Its log, as it was opened.
+    pub opened: OpenedLog,
+    /// The thread that makes its segments.
+    pub keeper: Keeper,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where it counts.
+    pub metrics: Arc<ShardMetrics>,
+    /// Where it reports.
+    pub log: EventLog,
 }
 
 struct Inner {
@@ -118,7 +123,7 @@ impl Slot {
 
 impl Spool {
     /// Sets a spool to work; to be called on its shard.
-    pub(super) fn start(parts: SpoolParts) -> Self {
+    pub fn start(parts: SpoolParts) -> Self {
         let SpoolParts { opened: OpenedLog { log, files }, keeper, clock, metrics, log: events } = parts;
         let spool = Self(Rc::new(Inner {
             log: RefCell::new(log),
@@ -146,7 +151,7 @@ impl Spool {
     /// Puts a message on stable storage. It is queued from then on, also after a crash, until [`Note::Done`] is noted.
     ///
     /// A message that was appended is committed even if the future is dropped.
-    pub(super) async fn commit(&self, message: Box<Message>) -> Stored {
+    pub async fn commit(&self, message: Box<Message>) -> Stored {
         let (ticket, slot) = self.0.slot();
         let appended = self.0.log.borrow_mut().append_message(self.0.now(), &message, ticket);
         let mut fault = None;
@@ -165,14 +170,13 @@ impl Spool {
 
     /// Writes something down beside a message: with the next batch, or within milliseconds if none comes. It is kept
     /// through failing writes.
-    pub(super) fn note(&self, note: &Note) {
+    pub fn note(&self, note: &Note) {
         self.0.log.borrow_mut().note(self.0.now(), note, None);
         self.0.something_to_write.ring();
     }
 
     /// The same, and returns when it is on stable storage.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
-    pub(super) async fn note_committed(&self, note: &Note) {
+    pub async fn note_committed(&self, note: &Note) {
         let (ticket, slot) = self.0.slot();
         self.0.log.borrow_mut().note(self.0.now(), note, Some(ticket));
         // Notes are kept until they are written.
@@ -183,7 +187,7 @@ impl Spool {
     ///
     /// # Errors
     /// It is not queued (any more), or cannot be read.
-    pub(super) async fn read(&self, id: MessageId) -> io::Result<Box<Message>> {
+    pub async fn read(&self, id: MessageId) -> io::Result<Box<Message>> {
         self.0.read_message(id, Wanted::Everything).await
     }
 
@@ -191,19 +195,17 @@ impl Spool {
     ///
     /// # Errors
     /// As [`Self::read`].
-    #[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
-    pub(super) async fn read_envelope(&self, id: MessageId) -> io::Result<Envelope> {
+    pub async fn read_envelope(&self, id: MessageId) -> io::Result<Envelope> {
         Ok(self.0.read_message(id, Wanted::Head).await?.envelope)
     }
 
     /// How many messages are queued.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
-    pub(super) fn message_count(&self) -> usize {
+    pub fn message_count(&self) -> usize {
         self.0.log.borrow().message_count()
     }
 
     /// Writes what is noted, and ends. Nothing may be appended any more.
-    pub(super) async fn stop(&self) {
+    pub async fn stop(&self) {
         self.0.log.borrow_mut().close(self.0.now());
         self.0.is_stopping.set(true);
         self.0.something_to_write.ring();
@@ -216,7 +218,6 @@ impl Spool {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
 enum Wanted {
     Everything,
     Head,
@@ -499,7 +500,7 @@ fn damaged(id: MessageId) -> io::Error {
 }
 
 /// How logs are kept, but for the time that tokens count.
-pub(super) const fn log_settings(token_retention: Duration) -> LogSettings {
+pub const fn log_settings(token_retention: Duration) -> LogSettings {
     LogSettings {
         segment_bytes: limits::SPOOL_SEGMENT_BYTES,
         batch_bytes_max: limits::SPOOL_BATCH_BYTES_MAX,

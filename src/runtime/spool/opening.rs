@@ -29,58 +29,57 @@ use crate::time::Now;
 
 /// What the spool is opened with.
 #[derive(Clone, Debug)]
-pub(in crate::runtime) struct SpoolSettings {
+pub struct SpoolSettings {
     /// The directory of all logs.
-    pub(in crate::runtime) path: PathBuf,
+    pub path: PathBuf,
     /// How many shards there are.
-    pub(in crate::runtime) shards: u16,
+    pub shards: u16,
     /// What a `250` promises.
-    pub(in crate::runtime) sync: SyncPolicy,
+    pub sync: SyncPolicy,
     /// How logs are kept.
-    pub(in crate::runtime) log: LogSettings,
+    pub log: LogSettings,
 }
 
 /// The log of one shard, read and ready to be handed to it.
 #[derive(Debug)]
-pub(in crate::runtime) struct OpenedLog {
+pub struct OpenedLog {
     pub(super) log: Log,
     pub(super) files: Files,
 }
 
 /// A queued message that was found at start.
 #[derive(Debug)]
-#[cfg_attr(not(test), allow(dead_code, reason = "the queue takes what it needs"))]
-pub(in crate::runtime) struct Recovered<'a> {
+pub struct Recovered<'a> {
     /// Its name.
-    pub(in crate::runtime) id: MessageId,
+    pub id: MessageId,
     /// Where it lies.
-    pub(in crate::runtime) place: Place,
+    pub place: Place,
     /// Bytes of the whole message, trace header included.
-    pub(in crate::runtime) bytes: u64,
+    pub bytes: u64,
     /// Who sent it and to whom.
-    pub(in crate::runtime) envelope: &'a Envelope,
+    pub envelope: &'a Envelope,
     /// How far it has come; `None` if no attempt was noted yet.
-    pub(in crate::runtime) progress: Option<Progress>,
+    pub progress: Option<Progress>,
 }
 
 /// Everything that was found.
 #[derive(Debug)]
-pub(in crate::runtime) struct OpenedSpool {
+pub struct OpenedSpool {
     /// By shard.
-    pub(in crate::runtime) logs: Vec<OpenedLog>,
+    pub logs: Vec<OpenedLog>,
     /// What the operator should be told.
-    pub(in crate::runtime) damage: Vec<SpoolDamaged>,
+    pub damage: Vec<SpoolDamaged>,
     /// Bytes of last batches that were torn.
-    pub(in crate::runtime) cut_bytes: u64,
+    pub cut_bytes: u64,
 }
 
 /// Why the spool cannot be opened. Prints with its remedy.
 #[derive(Debug)]
-pub(in crate::runtime) struct SpoolError(WriteFault);
+pub struct SpoolError(WriteFault);
 
 impl SpoolError {
     /// The exit code that says the same.
-    pub(in crate::runtime) fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
         self.0.exit()
     }
 }
@@ -101,7 +100,7 @@ impl From<WriteFault> for SpoolError {
 ///
 /// # Errors
 /// The system refuses something, such as reading a file.
-pub(in crate::runtime) fn open(
+pub fn open(
     settings: &SpoolSettings,
     now: Now,
     on_token: &mut dyn FnMut(Token<'_>),
@@ -249,7 +248,7 @@ impl OpenedLog {
     ///
     /// # Errors
     /// A file cannot be read.
-    pub(in crate::runtime) fn recovered(&self, visit: &mut dyn FnMut(Recovered<'_>)) -> io::Result<()> {
+    pub fn recovered(&self, visit: &mut dyn FnMut(Recovered<'_>)) -> io::Result<()> {
         for number in self.log.message_segments() {
             let bytes = self.files.read(number)?;
             self.log.visit_segment(number, &bytes, &mut |head, place| {
@@ -264,12 +263,12 @@ impl OpenedLog {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub(in crate::runtime) fn start_keeper(&self, shard: u16) -> io::Result<Keeper> {
+    pub fn start_keeper(&self, shard: u16) -> io::Result<Keeper> {
         Keeper::start(self.files.clone(), shard)
     }
 
     /// How many messages are queued.
-    pub(in crate::runtime) fn message_count(&self) -> usize {
+    pub fn message_count(&self) -> usize {
         self.log.message_count()
     }
 
@@ -371,7 +370,7 @@ fn random_number() -> io::Result<u64> {
 }
 
 /// Where the spool lies in a state directory.
-pub(in crate::runtime) fn spool_directory(state: &Path) -> PathBuf {
+pub fn spool_directory(state: &Path) -> PathBuf {
     state.join("spool")
 }
 
