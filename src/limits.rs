@@ -304,6 +304,21 @@ pub const SUBMIT_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections that one submission may make: the first, one in plain ESMTP, and some where a server limits messages.
 pub const SUBMIT_CONNECTIONS_MAX: u32 = 100;
 
+/// Longest time in seconds that `onetrip submit --linger` lets an agent wait for the next message: a day, like tickets.
+pub const SUBMIT_LINGER_S_MAX: u64 = 86_400;
+
+/// How long an agent waits behind a final reply for the TLS session that comes after it.
+pub const SUBMIT_TICKET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a caller waits for an agent to answer a knock, and the agent for what its caller has to say.
+pub const SUBMIT_AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Submissions that an agent carries out at once; further ones wait their turn.
+pub const SUBMIT_AGENT_REQUESTS_MAX: usize = 16;
+
+/// TLS sessions with one server that a client keeps; rustls keeps as many by itself.
+pub const TLS_CLIENT_STOCK_MAX: usize = 8;
+
 /// Messages smaller than this many bytes show no progress: they are gone before anybody could read it.
 pub const SUBMIT_PROGRESS_BYTES_MIN: u64 = 512 << 10;
 // ── Files ───────────────────────────────────────────────────────────────────────────────────────────────────────────

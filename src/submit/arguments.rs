@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::SubmitError;
 use crate::exit::Exit;
+use crate::limits::SUBMIT_LINGER_S_MAX;
 use crate::proto::client::{Notify, Profile, Return};
 
 /// Everything that one submission needs to know but the message.
@@ -26,6 +27,8 @@ pub(super) struct Settings {
     pub(super) profile: Option<String>,
     pub(super) domain: Option<String>,
     pub(super) sender: Option<String>,
+    /// How long an agent stays after the submission, in seconds; 0 for none.
+    pub(super) linger_s: u64,
 }
 
 /// How the message itself is to be treated, by sendmail's flags.
@@ -120,6 +123,15 @@ fn server_arguments() -> Vec<Arg> {
             "ONETRIP_MEMORY",
             "Remember servers in this file, so that the next message needs fewer round trips",
         ),
+        text(
+            "linger",
+            "ONETRIP_LINGER",
+            "SECONDS",
+            "Leave an agent behind for so long, which keeps TLS sessions: the next message then needs one or two round \
+             trips [default: 0, none; 300 is a good value]",
+        )
+        .value_parser(value_parser!(u64)),
+        Arg::new("agent").long("agent").value_name("SOCKET").value_parser(value_parser!(PathBuf)).hide(true),
         text("profile", "ONETRIP_PROFILE", "PROFILE", "How much of QUICKSTART to use [default: full]")
             .value_parser(["full", "basic", "esmtp"]),
         text(
@@ -152,6 +164,7 @@ struct FileSettings {
     profile: Option<String>,
     domain: Option<String>,
     sender: Option<String>,
+    linger: u64,
 }
 
 impl Settings {
@@ -175,18 +188,20 @@ impl Settings {
             profile: text("profile", file.profile),
             domain: text("domain", file.domain),
             sender: text("sender", text("sender-old", file.sender)),
+            linger_s: matches.get_one("linger").copied().unwrap_or(file.linger).min(SUBMIT_LINGER_S_MAX),
         })
     }
+}
 
-    pub(super) fn profile(&self) -> Result<Profile, SubmitError> {
-        match self.profile.as_deref().unwrap_or("full") {
-            "full" => Ok(Profile::Full),
-            "basic" => Ok(Profile::Basic),
-            "esmtp" => Ok(Profile::Esmtp),
-            other => {
-                let message = format!("there is no profile {other}: the profiles are full, basic and esmtp");
-                Err(SubmitError::new(Exit::Config, message))
-            }
+/// The profile of this name.
+pub(super) fn profile(name: &str) -> Result<Profile, SubmitError> {
+    match name {
+        "full" => Ok(Profile::Full),
+        "basic" => Ok(Profile::Basic),
+        "esmtp" => Ok(Profile::Esmtp),
+        other => {
+            let message = format!("there is no profile {other}: the profiles are full, basic and esmtp");
+            Err(SubmitError::new(Exit::Config, message))
         }
     }
 }
@@ -235,7 +250,8 @@ Submit the message on standard input, as sendmail does, in as few round trips as
 
 Settings come from flags, from ONETRIP_ variables, and from ~/.config/onetrip/submit.toml, whose keys are spelled as the \
 flags; a flag beats a variable, which beats the file. With --memory the next message to the same server needs fewer \
-round trips. TLS sessions are not kept between two calls, because the TLS library does not let them be written down.
+round trips. TLS sessions can be kept in memory only: with --linger a process stays that keeps them, and later calls with \
+--linger hand their message to it.
 
 The exit code is one of sysexits.h: 0 when the server has taken the message for all recipients, 75 when it may take it \
 later.";

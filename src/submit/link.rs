@@ -4,8 +4,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::unix_now;
 use crate::fast_open::{self, Taken};
 use crate::limits::{CLIENT_REPLY_TIMEOUT, RECEIVE_BYTES, SUBMIT_CONNECT_TIMEOUT};
 use crate::proto::client::{Client, How, Outcome};
@@ -15,7 +16,7 @@ use crate::wire::client::{Connection, Step};
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// All messages are settled.
+    /// All messages are settled. The connection is still there: [`Link::leave`] it, or [`Link::linger`].
     Done(Outcome),
     /// The client wants another connection.
     Reconnect(How),
@@ -27,12 +28,24 @@ pub(super) trait Observer {
     fn observe(&mut self, client: &mut Client, bytes_sent: u64);
 }
 
+/// What time it is, counted from the start of a submission.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock(Instant);
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(super) fn now(self) -> Now {
+        Now { monotonic: self.0.elapsed(), unix: unix_now() }
+    }
+}
+
 /// A connection.
-struct Link<'a> {
-    addresses: &'a [SocketAddr],
-    connection: &'a mut Connection,
-    clock: &'a dyn Fn() -> Now,
-    observer: &'a mut dyn Observer,
+#[derive(Debug)]
+pub(super) struct Link {
+    clock: Clock,
     stream: Option<TcpStream>,
     /// A write failed: part of it may have left, so nothing may follow.
     write_failed: bool,
@@ -42,81 +55,82 @@ struct Link<'a> {
     bytes_sent: u64,
 }
 
-/// Makes a connection and drives the client until the connection has served its purpose.
-///
-/// # Errors
-///
-/// If no address of the server takes a connection. Whatever happens later is told to the client.
-pub(super) fn converse(
-    addresses: &[SocketAddr],
-    connection: &mut Connection,
-    clock: &dyn Fn() -> Now,
-    observer: &mut dyn Observer,
-) -> io::Result<End> {
-    let mut link = Link {
-        addresses,
-        connection,
-        clock,
-        observer,
-        stream: None,
-        write_failed: false,
-        in_syn: None,
-        out: Vec::new(),
-        bytes_sent: 0,
-    };
-    link.run()
-}
+impl Link {
+    pub(super) const fn new(clock: Clock) -> Self {
+        Self { clock, stream: None, write_failed: false, in_syn: None, out: Vec::new(), bytes_sent: 0 }
+    }
 
-impl Link<'_> {
-    fn run(&mut self) -> io::Result<End> {
+    /// Connects and drives the client until its messages are settled or it wants another connection.
+    ///
+    /// # Errors
+    ///
+    /// If no address of the server takes a connection. Whatever happens later is told to the client.
+    pub(super) fn converse(
+        &mut self,
+        addresses: &[SocketAddr],
+        connection: &mut Connection,
+        observer: &mut dyn Observer,
+    ) -> io::Result<End> {
         let mut buffer = vec![0; RECEIVE_BYTES];
-        let mut done = None;
         loop {
-            match self.connection.poll_step((self.clock)(), &mut self.out) {
-                Step::Settled(outcome) => done = Some(outcome),
+            let step = connection.poll_step(self.clock.now(), &mut self.out);
+            match step {
+                Step::Settled(outcome) => {
+                    observer.observe(connection.client_mut(), self.bytes_sent);
+                    return Ok(End::Done(outcome));
+                }
                 Step::Reconnect(how) => return Ok(End::Reconnect(how)),
-                Step::Send => self.send()?,
-                Step::Close => {
-                    self.send()?;
-                    return done.map(End::Done).ok_or_else(|| io::Error::other("the client gave no outcome"));
-                }
-                Step::Receive => {
-                    if let Some(outcome) = done {
-                        // The messages are with the server and QUIT is ready. Its answer would tell nothing new, and
-                        // waiting for it would cost a round trip.
-                        self.connection.close(&mut self.out);
-                        self.send()?;
-                        return Ok(End::Done(outcome));
-                    }
-                    self.send()?;
-                    self.receive(&mut buffer);
-                }
+                Step::Close => return Err(io::Error::other("the client gave no outcome")),
+                Step::Send | Step::Receive => {}
+            }
+            if self.stream.is_none() {
+                self.connect(addresses)?;
+            } else {
+                self.flush();
+            }
+            observer.observe(connection.client_mut(), self.bytes_sent);
+            if step == Step::Receive {
+                self.receive(connection, &mut buffer);
+                observer.observe(connection.client_mut(), self.bytes_sent);
             }
         }
     }
 
-    /// Sends what has gathered. The first time it connects, even if there is nothing to be sent.
-    fn send(&mut self) -> io::Result<()> {
-        match &mut self.stream {
-            None => self.connect()?,
-            Some(stream) => self.write_failed = self.write_failed || stream.write_all(&self.out).is_err(),
+    /// Says goodbye and does not wait for the answer, which would tell nothing new and cost a round trip.
+    pub(super) fn leave(mut self, connection: &mut Connection) {
+        while let Step::Send | Step::Settled(_) = connection.poll_step(self.clock.now(), &mut self.out) {
+            self.flush();
         }
-        // After a failure the server may have said why before it closed: reading comes next, and finds the end after it.
-        self.bytes_sent += self.out.len() as u64;
-        self.out.clear();
-        self.observer.observe(self.connection.client_mut(), self.bytes_sent);
-        Ok(())
+        connection.close(&mut self.out);
+        self.flush();
+    }
+
+    /// Says goodbye and stays until the server has said its last, but no longer than so: TLS sessions for the next time come
+    /// behind the final reply.
+    pub(super) fn linger(mut self, connection: &mut Connection, time: Duration) {
+        let end = self.clock.now().monotonic + time;
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        while self.stream.is_some() && self.clock.now().monotonic < end {
+            let step = connection.poll_step(self.clock.now(), &mut self.out);
+            self.flush();
+            match step {
+                Step::Send | Step::Settled(_) => {}
+                Step::Receive => self.receive_within(connection, &mut buffer, Some(end)),
+                Step::Reconnect(_) | Step::Close => return,
+            }
+        }
     }
 
     /// Connects to the first address that answers, and sends the first flight: in the SYN, if there is one and the
     /// kernel agrees.
-    fn connect(&mut self) -> io::Result<()> {
+    fn connect(&mut self, addresses: &[SocketAddr]) -> io::Result<()> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the server's name has no address");
-        for address in self.addresses {
+        for address in addresses {
             match open(address, &self.out) {
                 Ok(stream) => {
                     self.stream = Some(stream);
                     self.in_syn = Some(self.out.len()).filter(|&bytes| bytes > 0);
+                    self.note_sent();
                     return Ok(());
                 }
                 Err(error) => last = error,
@@ -125,29 +139,45 @@ impl Link<'_> {
         Err(last)
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) {
-        let wait = self.connection.poll_timeout().map(|deadline| deadline.saturating_sub((self.clock)().monotonic));
+    fn note_sent(&mut self) {
+        self.bytes_sent += self.out.len() as u64;
+        self.out.clear();
+    }
+
+    fn flush(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        // After a failure the server may have said why before it closed: reading comes next, and finds the end after it.
+        self.write_failed = self.write_failed || stream.write_all(&self.out).is_err();
+        self.note_sent();
+    }
+
+    fn receive(&mut self, connection: &mut Connection, buffer: &mut [u8]) {
+        self.receive_within(connection, buffer, None);
+    }
+
+    fn receive_within(&mut self, connection: &mut Connection, buffer: &mut [u8], end: Option<Duration>) {
+        let now = self.clock.now().monotonic;
+        let deadline = [connection.poll_timeout(), end].into_iter().flatten().min();
         let Some(stream) = &mut self.stream else { return };
         // Zero would mean to wait for ever.
-        let wait = wait.map(|wait| wait.max(Duration::from_millis(1)));
+        let wait = deadline.map(|deadline| deadline.saturating_sub(now).max(Duration::from_millis(1)));
         let read = stream.set_read_timeout(wait).and_then(|()| stream.read(buffer));
-        let now = (self.clock)();
+        let now = self.clock.now();
         match read {
-            Ok(0) => self.connection.handle_closed(now),
+            Ok(0) => connection.handle_closed(now),
             Ok(bytes) => {
                 let in_syn = self.in_syn.take();
                 if in_syn.is_some_and(|first_flight| fast_open::taken(stream, first_flight) == Taken::All) {
-                    self.connection.handle_fast_open();
+                    connection.handle_fast_open();
                 }
-                self.connection.handle_input(now, &buffer[..bytes]);
+                connection.handle_input(now, &buffer[..bytes]);
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                self.connection.handle_timeout(now);
+                connection.handle_timeout(now);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => self.connection.handle_closed(now),
+            Err(_) => connection.handle_closed(now),
         }
-        self.observer.observe(self.connection.client_mut(), self.bytes_sent);
     }
 }
 

@@ -5,38 +5,36 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, IsTerminal, Read, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ArgMatches;
 use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
-use rustls::pki_types::ServerName;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 pub use arguments::{command, is_sendmail};
 
 use crate::exit::Exit;
-use crate::limits::{SUBMIT_CONNECTIONS_MAX, SUBMIT_MESSAGE_BYTES_MAX};
+use crate::limits::SUBMIT_MESSAGE_BYTES_MAX;
 use crate::proto::client::{
-    Address, Client, Config, Content, Failure, HelloName, How, Login, Memory, Message, Outcome, Recipient, Security,
-    Verdict, Xtext,
+    Address, Content, Failure, HelloName, Memory, Message, Outcome, Recipient, ServerMemory, Verdict, Xtext,
 };
-use crate::time::Now;
-use crate::tls::Versions;
-use crate::tls::client::{ClientSettings, Trust, client_config};
-use crate::wire::client::{Connection, TlsSetup};
 use arguments::{Settings, Wishes};
+use delivery::Delivery;
 use header::{Draft, Missing};
-use link::End;
+use request::Request;
 use show::Show;
 
+mod agent;
 mod arguments;
+mod delivery;
 mod files;
 mod header;
 mod link;
+mod request;
 mod show;
 
 /// Why a message was not submitted, and the exit code that says so.
@@ -71,6 +69,9 @@ impl std::error::Error for SubmitError {}
 ///
 /// If the server did not take the message for every recipient; the message has a line for each problem.
 pub fn run(matches: &ArgMatches) -> Result<(), SubmitError> {
+    if let Some(door) = matches.get_one::<PathBuf>("agent") {
+        return agent::serve_first_from_standard_input(door);
+    }
     let file = files::configuration(matches.get_one("config"))?;
     let settings = Settings::resolve(matches, file.as_deref())?;
     let wishes = Wishes::from_matches(matches)?;
@@ -236,7 +237,7 @@ fn mailbox_date(unix: Duration) -> String {
 // ── The server ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Host and port; the brackets of an IPv6 address are taken off.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Server {
     host: String,
     port: u16,
@@ -276,97 +277,41 @@ fn server(settings: &Settings) -> Result<Server, SubmitError> {
         .ok_or_else(|| SubmitError::new(Exit::Config, format!("{text:?} is no server: say HOST:PORT")))
 }
 
-fn addresses(server: &Server) -> Result<Vec<SocketAddr>, SubmitError> {
-    let found = (server.host.as_str(), server.port).to_socket_addrs().map_err(|error| {
-        SubmitError::new(Exit::Temporary, format!("the address of {} cannot be found: {error}", server.host))
-    })?;
-    Ok(found.collect())
-}
-
-fn tls_setup(settings: &Settings, server: &Server) -> Result<TlsSetup, SubmitError> {
-    let server_name = match server.host.parse::<IpAddr>() {
-        Ok(address) => ServerName::from(address),
-        Err(_) => ServerName::try_from(server.host.clone())
-            .map_err(|_| SubmitError::new(Exit::Config, format!("{:?} is no host name", server.host)))?,
-    };
-    let trust = match &settings.ca {
-        _ if settings.insecure => Trust::Anyone,
-        Some(file) => Trust::Roots(files::roots(file)?),
-        // A bundle with a damaged entry is still good for its other entries.
-        None => Trust::Roots(rustls_native_certs::load_native_certs().certs),
-    };
-    let config = client_config(ClientSettings { trust, versions: Versions::Both, sessions_max: SESSIONS_MAX })
-        .map_err(|error| SubmitError::new(Exit::Config, error.to_string()))?;
-    Ok(TlsSetup { config, server_name })
-}
-
-fn client_settings(settings: &Settings, wishes: &Wishes, around: &Surroundings) -> Result<Config, SubmitError> {
-    let name = HelloName::parse(&around.host_name)
-        .map_err(|problem| SubmitError::new(Exit::Config, format!("this host's name {problem}")))?;
-    let mut config = Config::new(name);
-    config.security = if settings.implicit_tls { Security::Implicit } else { Security::Required };
-    config.profile = settings.profile()?;
-    config.transcript = wishes.verbose;
-    config.login = login(settings)?;
-    Ok(config)
-}
-
-fn login(settings: &Settings) -> Result<Option<Login>, SubmitError> {
-    let Some(user) = &settings.user else { return Ok(None) };
-    let Some(password) = files::password(settings)? else {
-        let message = format!("no password for {user}: name a file with --password-file or a --password-command");
-        return Err(SubmitError::new(Exit::Config, message));
-    };
-    let wrong = |problem| SubmitError::new(Exit::Config, format!("the user's name or password {problem}"));
-    Login::new(user, password).map(Some).map_err(wrong)
-}
-
 // ── The submission ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 fn submit(settings: &Settings, wishes: &Wishes, input: &[u8]) -> Result<(), SubmitError> {
-    let around = Surroundings::look()?;
-    let message = prepare(settings, wishes, input, &around)?;
-    let server = server(settings)?;
-    let config = client_settings(settings, wishes, &around)?;
-    let addresses = addresses(&server)?;
-    let setup = tls_setup(settings, &server)?;
-    let key = server.key();
-    let (mut memory, warning) = settings.memory.as_deref().map_or((Memory::default(), None), files::load_memory);
-    let started = Instant::now();
-    let clock = move || Now { monotonic: started.elapsed(), unix: unix_now() };
-    let mut show = Show::new(wishes.verbose, io::stderr().is_terminal(), message.size());
-    warning.iter().for_each(|warning| show.warn(warning));
-    let recipients: Vec<String> = message.recipients.iter().map(|r| r.address.as_str().to_owned()).collect();
-    let client = Client::new(clock(), config, memory.server(&key), vec![message]);
-    let mut connection = Connection::new(client, setup);
-    let outcome = deliver(&addresses, &server, &mut connection, &clock, &mut show);
-    show.finish(connection.client_mut(), started.elapsed());
-    if let Some(path) = &settings.memory {
-        memory.remember(&key, connection.client().memory().clone());
-        if let Err(error) = files::save_memory(path, &memory) {
-            show.warn(&format!("{}: {error}: the server is not remembered", path.display()));
-        }
+    let request = Request::new(settings, wishes, input)?;
+    if let Some(result) = agent::hand_over(&request) {
+        return result;
     }
-    judge(&outcome?, &recipients)
+    alone(&request)
 }
 
-fn deliver(
-    addresses: &[SocketAddr],
-    server: &Server,
-    connection: &mut Connection,
-    clock: &dyn Fn() -> Now,
-    show: &mut Show,
-) -> Result<Outcome, SubmitError> {
-    for _ in 0..SUBMIT_CONNECTIONS_MAX {
-        let end = link::converse(addresses, connection, clock, show).map_err(|error| {
-            SubmitError::new(Exit::Temporary, format!("{} cannot be reached: {error}", server.key()))
-        })?;
-        match end {
-            End::Done(outcome) => return Ok(outcome),
-            End::Reconnect(How::PlainEsmtp | How::Again) => connection.handle_reconnected(clock()),
-        }
+/// Submits in this process.
+fn alone(request: &Request) -> Result<(), SubmitError> {
+    let mut show = Show::new(request, Box::new(io::stderr()));
+    let memory = request.memory.as_deref().map_or_else(Memory::default, |path| load_memory(path, &mut show));
+    let mut delivery = Delivery::new(request, request.tls()?, memory.server(&request.server.key()))?;
+    let result = delivery.run(&mut show);
+    save_memory(request, delivery.memory(), &mut show);
+    delivery.leave();
+    result
+}
+
+fn load_memory(path: &Path, show: &mut Show) -> Memory {
+    let (memory, warning) = files::load_memory(path);
+    warning.iter().for_each(|warning| show.warn(warning));
+    memory
+}
+
+/// Writes down what is remembered of the server now, beside what others have written meanwhile.
+fn save_memory(request: &Request, server: &ServerMemory, show: &mut Show) {
+    let Some(path) = &request.memory else { return };
+    let (mut memory, _) = files::load_memory(path);
+    memory.remember(&request.server.key(), server.clone());
+    if let Err(error) = files::save_memory(path, &memory) {
+        show.warn(&format!("{}: {error}: the server is not remembered", path.display()));
     }
-    Err(SubmitError::new(Exit::Temporary, format!("{} needs too many connections", server.key())))
 }
 
 /// One line for each recipient who does not have the message. The exit code is that of the worst that can be helped
@@ -407,14 +352,6 @@ const SUBMISSION_PORT: u16 = 587;
 
 /// RFC 8314 §7.3.
 const IMPLICIT_TLS_PORT: u16 = 465;
-
-/// Enough for the connections of one call.
-const SESSIONS_MAX: usize = 8;
-
-/// Writes to standard error; there is nobody left to tell if that is closed.
-fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
-}
 
 #[cfg(test)]
 mod tests;

@@ -2,17 +2,17 @@
 //!
 //! Nothing else is shown, because scripts and cron take any output for trouble.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use super::link::Observer;
-use super::say;
+use super::request::Request;
 use crate::limits::SUBMIT_PROGRESS_BYTES_MIN;
 use crate::proto::client::{Client, Entry, Speaker};
 
-/// Shows on standard error.
-#[derive(Debug)]
+/// Shows on standard error, or to the agent's caller.
 pub(super) struct Show {
+    output: Box<dyn Write + Send>,
     mode: Mode,
     packet: u32,
 }
@@ -25,17 +25,36 @@ enum Mode {
 }
 
 impl Show {
-    pub(super) fn new(verbose: bool, terminal: bool, message_bytes: u64) -> Self {
-        let mode = match (verbose, terminal && message_bytes >= SUBMIT_PROGRESS_BYTES_MIN) {
+    pub(super) fn new(request: &Request, output: Box<dyn Write + Send>) -> Self {
+        let message_bytes = request.content.len() as u64;
+        let mode = match (request.verbose, request.terminal && message_bytes >= SUBMIT_PROGRESS_BYTES_MIN) {
             (true, _) => Mode::Dialog,
             (false, true) => Mode::Progress { message_bytes, shown_percent: 0 },
             (false, false) => Mode::Silent,
         };
-        Self { mode, packet: 0 }
+        Self { output, mode, packet: 0 }
     }
 
-    pub(super) fn warn(&self, warning: &str) {
-        say(&format!("onetrip: {warning}"));
+    /// Shows nothing but warnings.
+    pub(super) fn silent(output: Box<dyn Write + Send>) -> Self {
+        Self { output, mode: Mode::Silent, packet: 0 }
+    }
+
+    /// There is nobody left to tell if this cannot be written.
+    fn say(&mut self, text: &str) {
+        let _ = writeln!(self.output, "{text}");
+    }
+
+    /// Says something about the dialog, behind what has been said in it.
+    pub(super) fn remark(&mut self, client: &mut Client, text: &str) {
+        if matches!(self.mode, Mode::Dialog) {
+            self.show_dialog(client);
+            self.say(&format!("          -- {text}"));
+        }
+    }
+
+    pub(super) fn warn(&mut self, warning: &str) {
+        self.say(&format!("onetrip: {warning}"));
     }
 
     /// The submission is over.
@@ -44,9 +63,9 @@ impl Show {
         match self.mode {
             Mode::Silent => {}
             Mode::Progress { .. } => {
-                let _ = write!(io::stderr(), "\r\x1b[K");
+                let _ = write!(self.output, "\r\x1b[K");
             }
-            Mode::Dialog => say(&summary(client, elapsed)),
+            Mode::Dialog => self.say(&summary(client, elapsed)),
         }
     }
 
@@ -54,7 +73,7 @@ impl Show {
         while let Some(entry) = client.poll_transcript() {
             let line = line(&entry, self.packet);
             self.packet = entry.packet;
-            say(&line);
+            self.say(&line);
         }
     }
 }
@@ -68,7 +87,7 @@ impl Observer for Show {
                 let percent = (bytes_sent * 100 / (*message_bytes).max(1)).min(100);
                 if percent != *shown_percent {
                     *shown_percent = percent;
-                    let _ = write!(io::stderr(), "\rsubmitting: {percent} %");
+                    let _ = write!(self.output, "\rsubmitting: {percent} %");
                 }
             }
         }

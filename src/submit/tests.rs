@@ -30,17 +30,19 @@ use crate::tls::config::{CertificateSet, Certificates, Returning, ServerConfigs,
 use crate::wire::{Connection, Output, Step};
 
 /// A server that takes one connection after the other and passes on what it was given.
-struct TestServer {
+pub(super) struct TestServer {
     address: SocketAddr,
     certificate: String,
-    seen: Receiver<Seen>,
+    pub(super) seen: Receiver<Seen>,
 }
 
 /// What one connection came to.
-struct Seen {
+pub(super) struct Seen {
     start: Start,
-    message: Option<String>,
+    pub(super) message: Option<String>,
     receives: usize,
+    pub(super) token: Option<String>,
+    pub(super) resumed: bool,
 }
 
 fn rules(message_bytes_max: u64) -> Rules {
@@ -50,8 +52,8 @@ fn rules(message_bytes_max: u64) -> Rules {
         recipients_max: 100,
         messages_max: 100,
         early_ehlo: true,
-        early_data: false,
-        once: false,
+        early_data: true,
+        once: true,
     };
     let day = Duration::from_secs(86_400);
     Rules {
@@ -78,7 +80,12 @@ fn now() -> Now {
     Now { monotonic: Duration::ZERO, unix: unix_now() }
 }
 
-fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
+pub(super) fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
+    start_forgetful_server(message_bytes_max, opening, 0)
+}
+
+/// A server that takes so many messages without answering, as if the connection had broken.
+fn start_forgetful_server(message_bytes_max: u64, opening: Opening, lost_answers: usize) -> TestServer {
     let own = SelfSigned::new("localhost", now()).unwrap();
     let certificate = Certificate::from_pem(own.certificate.as_bytes(), own.key.as_bytes()).unwrap();
     let configs = Arc::new(ServerConfigs::new(&ServerSettings {
@@ -92,12 +99,15 @@ fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
     let address = listener.local_addr().unwrap();
     let (sender, seen) = channel();
     thread::spawn(move || {
+        let mut lost_answers = lost_answers;
         while let Ok((mut stream, client)) = listener.accept() {
             let peer = Peer { client, server: address.ip() };
             let resources = Arc::new(Resources::new(0, 1 << 30));
             let server = Server::new(Arc::clone(&rules), resources, peer, opening, now());
             let connection = Connection::new(server, opening, Arc::clone(&configs), now());
-            if sender.send(serve(connection, &mut stream)).is_err() {
+            let answers = if lost_answers > 0 { Answers::Lost } else { Answers::Given };
+            lost_answers = lost_answers.saturating_sub(1);
+            if sender.send(serve(connection, &mut stream, answers)).is_err() {
                 return;
             }
         }
@@ -105,7 +115,14 @@ fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
     TestServer { address, certificate: own.certificate.clone(), seen }
 }
 
-fn serve(mut connection: Connection, stream: &mut (impl Read + Write)) -> Seen {
+#[derive(Clone, Copy, PartialEq)]
+enum Answers {
+    Given,
+    Lost,
+}
+
+fn serve(mut connection: Connection, stream: &mut (impl Read + Write), answers: Answers) -> Seen {
+    let mut token = None;
     let mut output = Output::default();
     let mut buffer = vec![0; 65_536];
     let mut message = None;
@@ -123,6 +140,11 @@ fn serve(mut connection: Connection, stream: &mut (impl Read + Write)) -> Seen {
             }
             Step::Store(stored) => {
                 message = Some(String::from_utf8(stored.content.clone()).unwrap());
+                token = stored.envelope.once().map(str::to_owned);
+                if answers == Answers::Lost {
+                    let start = connection.server().tally().start;
+                    return Seen { start, message, receives, token, resumed: false };
+                }
                 connection.handle_stored(now(), Ok(Committed::attested_by_storage()), stored, &mut output);
                 continue;
             }
@@ -134,13 +156,17 @@ fn serve(mut connection: Connection, stream: &mut (impl Read + Write)) -> Seen {
                 receives += 1;
                 connection.handle_input(now(), &buffer[..bytes], &mut output);
             }
-            _ => return Seen { start: connection.server().tally().start, message, receives },
+            _ => {
+                let start = connection.server().tally().start;
+                let resumed = connection.server().tls().is_some_and(|facts| facts.resumed);
+                return Seen { start, message, receives, token, resumed };
+            }
         }
     }
 }
 
 /// Settings that lead to the server, and the folder that must outlive them.
-fn settings(server: &TestServer) -> (Settings, tempfile::TempDir) {
+pub(super) fn settings(server: &TestServer) -> (Settings, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| -> PathBuf {
         let path = folder.path().join(name);
@@ -159,7 +185,7 @@ fn settings(server: &TestServer) -> (Settings, tempfile::TempDir) {
     (settings, folder)
 }
 
-fn wishes() -> Wishes {
+pub(super) fn wishes() -> Wishes {
     Wishes { recipients: vec!["bob@example.org".to_owned()], ..Wishes::default() }
 }
 
@@ -179,6 +205,26 @@ fn a_message_arrives_whole_and_the_second_one_needs_fewer_flights() {
     assert!(second.message.is_some());
     assert_eq!(second.start, Start::Full);
     assert!(second.receives <= first.receives, "{} after {}", second.receives, first.receives);
+}
+
+#[test]
+fn a_message_whose_answer_is_lost_is_sent_again_under_the_same_token() {
+    let server = start_forgetful_server(1 << 20, Opening::Clear, 1);
+    let (settings, _folder) = settings(&server);
+    submit(&settings, &wishes(), b"Subject: hello\n\nx\n").unwrap();
+    let (first, second) = (server.seen.recv().unwrap(), server.seen.recv().unwrap());
+    assert_eq!(first.message, second.message);
+    assert!(first.token.is_some() && first.token == second.token, "{:?} and {:?}", first.token, second.token);
+    submit(&settings, &wishes(), b"Subject: hello\n\nx\n").unwrap();
+    assert_ne!(server.seen.recv().unwrap().token, first.token, "another message has another name");
+}
+
+#[test]
+fn a_message_whose_answer_is_lost_every_time_is_uncertain() {
+    let server = start_forgetful_server(1 << 20, Opening::Clear, 3);
+    let (settings, _folder) = settings(&server);
+    let error = submit(&settings, &wishes(), b"x\n").unwrap_err();
+    assert_eq!(error.exit(), Exit::Temporary, "{error}");
 }
 
 #[test]

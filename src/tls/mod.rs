@@ -19,6 +19,7 @@ mod hello;
 pub mod provider;
 mod record;
 pub mod session;
+pub mod stock;
 pub mod store;
 #[cfg(test)]
 mod tests;
