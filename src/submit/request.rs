@@ -26,7 +26,7 @@ pub(super) struct Request {
     pub(super) implicit_tls: bool,
     pub(super) trust: TrustWish,
     pub(super) profile: String,
-    pub(super) login: Option<(String, Secret<Vec<u8>>)>,
+    pub(super) login: Option<Credential>,
     pub(super) hello_name: String,
     pub(super) memory: Option<PathBuf>,
     pub(super) verbose: bool,
@@ -43,6 +43,9 @@ pub(super) struct Request {
     pub(super) token: String,
     pub(super) content: Vec<u8>,
 }
+
+/// A user's name and password.
+pub(super) type Credential = (String, Secret<Vec<u8>>);
 
 /// Whom to take for the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +161,7 @@ fn trust_wish(settings: &Settings) -> Result<TrustWish, SubmitError> {
     })
 }
 
-fn login(settings: &Settings) -> Result<Option<(String, Secret<Vec<u8>>)>, SubmitError> {
+fn login(settings: &Settings) -> Result<Option<Credential>, SubmitError> {
     let Some(user) = &settings.user else { return Ok(None) };
     let Some(password) = files::password(settings)? else {
         let message = format!("no password for {user}: name a file with --password-file or a --password-command");
