@@ -89,6 +89,7 @@ fn draw(flights: &[Flight], sayings: &[Saying]) -> String {
     let mut text = String::from(" 1  C: TCP SYN\n");
     let mut encrypted = [false; 2];
     let mut flights = flights;
+    let mut spoke_first = false;
     if let Some((first, rest)) = flights.split_first()
         && first.number == SYN_NUMBER
     {
@@ -96,9 +97,10 @@ fn draw(flights: &[Flight], sayings: &[Saying]) -> String {
             let _ = writeln!(text, "       {line}");
         }
         flights = rest;
+        spoke_first = true;
     }
     text.push_str("    S: SYN/ACK\n");
-    if flights.first().is_none_or(|flight| flight.way == Way::Down) {
+    if !spoke_first && flights.first().is_none_or(|flight| flight.way == Way::Down) {
         text.push_str(" 2  C: ACK\n");
     }
     for flight in flights {
@@ -142,7 +144,11 @@ fn words(flight: &Flight, sayings: &[Saying], encrypted: &mut bool) -> Vec<Strin
     }
     shaken.append(&mut said);
     if shaken.is_empty() {
-        shaken.push("TLS records without a word for the client (tickets)".to_owned());
+        let silent = match flight.way {
+            Way::Up => "TLS records without a word for the server (the end of the handshake)",
+            Way::Down => "TLS records without a word for the client (tickets)",
+        };
+        shaken.push(silent.to_owned());
     }
     shaken
 }
