@@ -83,6 +83,7 @@ impl Config {
         check_destinations(&config, &given)?;
         check_cores(&config, &given, host)?;
         check_times(&config, &given)?;
+        check_retries(&config, &given)?;
         check_memory(&config, &given)?;
         if !given.has("cores") && config.shards != config.cores.len() {
             config.cores.clear();
@@ -264,7 +265,6 @@ fn check_certificates(config: &Config, given: &Given<'_>) -> Result<(), ConfigEr
 }
 
 fn check_destinations(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {
-    let names = ["deliver", "route"];
     let mut seen = BTreeSet::new();
     if let Some(twice) = config.route.iter().find(|route| !seen.insert(&route.domain)) {
         let problem = format!("--route is given twice for {}", twice.domain);
@@ -281,14 +281,6 @@ fn check_destinations(config: &Config, given: &Given<'_>) -> Result<(), ConfigEr
     }
     if config.sync == SyncPolicy::Through {
         return check_through(config, given);
-    }
-    if let Some(other) = all().find(|place| place.is_remote()) {
-        let problem = format!("delivery to {other} by way of a queue is not available in this version");
-        return Err(given.mismatch(&names, problem, "use --sync through, maildir:DIR or discard"));
-    }
-    if !config.route.is_empty() {
-        let problem = "delivery by recipient domain is not available in this version".to_owned();
-        return Err(given.mismatch(&names, problem, "leave --route out"));
     }
     Ok(())
 }
@@ -342,6 +334,15 @@ fn check_times(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {
         config.login_timeout.as_secs()
     );
     Err(given.mismatch(&["greet-pause", "login-timeout"], problem, "lower the one or raise the other"))
+}
+
+fn check_retries(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {
+    if config.retry_min <= config.retry_max {
+        return Ok(());
+    }
+    let (min, max) = (config.retry_min.as_secs(), config.retry_max.as_secs());
+    let problem = format!("--retry-min ({min} s) is longer than --retry-max ({max} s)");
+    Err(given.mismatch(&["retry-min", "retry-max"], problem, "lower the one or raise the other"))
 }
 
 fn check_memory(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {

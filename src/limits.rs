@@ -495,3 +495,16 @@ pub const SPOOL_READERS_MAX: usize = 32;
 
 /// How long the last notes may take when the service stops: a disk may be stuck, and what was promised is on it already.
 pub const SPOOL_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages under way to the Maildirs of one destination: some batches for each delivery thread.
+pub const MAILDIR_IN_FLIGHT_MAX: usize = 256;
+
+/// Bytes of messages that one shard holds in memory for one destination; one more message may pass it.
+pub const CARRIED_BYTES_MAX: u64 = 32 << 20;
+
+/// How long a shard that stops waits for attempts that are under way. What has no result by then is tried again after the
+/// next start.
+pub const QUEUE_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Messages in one page of a list of the queue: as many envelopes are read from the spool while somebody waits.
+pub const QUEUE_PAGE_MESSAGES: usize = 128;

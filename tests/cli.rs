@@ -62,8 +62,8 @@ fn mistakes_on_the_command_line_exit_with_64() {
         (&["serve", "--idle-timeout", "5m"], "--idle-timeout: \"5m\" is not a whole number of seconds: "),
         (&["serve", "--tls-cert", "cert.pem"], "--tls-cert is given without --tls-key: "),
         (
-            &["serve", "--deliver", "relay:mx:25"],
-            "delivery to relay:mx:25 by way of a queue is not available in this version: ",
+            &["serve", "--deliver", "relays:mx:465", "--relay-tls", "off"],
+            "relays:mx:465 begins with TLS, and --relay-tls is off: ",
         ),
         (&["user", "list", "--users", ""], "--users: the path is empty: "),
     ] {

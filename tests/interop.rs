@@ -86,7 +86,7 @@ fn port(server: &Server, tls: Tls) -> u16 {
 
 /// [`message`] is what lies in the recipient's mailbox, under a trace header with this keyword.
 fn assert_stored(site: &Site, with: &str) {
-    let mut messages = site.messages(RECIPIENT);
+    let mut messages = site.arrived(RECIPIENT, 1);
     assert_eq!(messages.len(), 1);
     let (trace, content) = without_trace(&messages.remove(0));
     assert_eq!(String::from_utf8(content).unwrap(), message());
@@ -314,7 +314,7 @@ fn our_own_client_takes_the_full_profile_once_it_knows_the_server() {
         // A process of its own remembers the server, but no TLS session.
         assert_eq!((&second["start"], &second["qhlo"]), (&"full".into(), &"matched".into()), "{second}");
         assert_eq!((&second["session"], &second["messages"]), (&"full".into(), &1.into()), "{second}");
-        assert_eq!(site.messages(RECIPIENT).len(), 2);
+        assert_eq!(site.arrived(RECIPIENT, 2).len(), 2);
         for stored in site.messages(RECIPIENT) {
             let (trace, content) = without_trace(&stored);
             assert_eq!(String::from_utf8(content).unwrap(), message());

@@ -212,7 +212,8 @@ fn relays(world: World, transport: Transport, start: fn(World, Option<Relay>) ->
         assert_eq!((&ending["user"], &ending["messages"], &ending["errors"]), (&USER.into(), &1.into(), &0.into()));
         assert_eq!(ending["outcome"], "quit", "{ending}");
     }
-    let stored: Vec<_> = site.messages(RECIPIENT).iter().map(|stored| without_carriage_returns(stored)).collect();
+    let stored: Vec<_> =
+        site.arrived(RECIPIENT, messages.len()).iter().map(|stored| without_carriage_returns(stored)).collect();
     assert_eq!(stored.len(), messages.len());
     for message in &messages {
         let stored = stored.iter().find(|stored| subject(stored) == subject(message)).expect("the message arrives");

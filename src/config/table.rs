@@ -240,6 +240,32 @@ settings! {
         hide_client: bool = false, SWITCH;
     }
 
+    "Queue" {
+        /// How long to wait after the first attempt to deliver that was put off. The wait doubles with each further
+        /// one.
+        "retry-min" "SECONDS"
+        retry_min: Duration = limits::RETRY_MIN, seconds(1, DAY_S);
+
+        /// The longest wait between two attempts to deliver, and between two looks at a destination that cannot be
+        /// reached.
+        "retry-max" "SECONDS"
+        retry_max: Duration = limits::RETRY_MAX.max(retry_min), seconds(1, 7 * DAY_S),
+            shown "3600, or --retry-min if that is longer";
+
+        /// How long a message may wait before its sender gets it back. RFC 5321 §4.5.4.1 asks for four to five days.
+        "queue-lifetime" "SECONDS"
+        queue_lifetime: Duration = limits::QUEUE_LIFETIME, seconds(1, 365 * DAY_S);
+
+        /// The age at which senders who asked for it (NOTIFY=DELAY) are told that a message is late.
+        "delay-warning" "SECONDS"
+        delay_warning: Duration = limits::DELAY_WARNING, seconds(1, 365 * DAY_S);
+
+        /// Messages in the queue, all shards together. Beyond it new mail is put off with 452; reports to senders are
+        /// still taken.
+        "queue-max" "N"
+        queue_max: u64 = limits::QUEUE_MAX, Number(1, COUNT_MAX);
+    }
+
     "Limits" {
         /// Largest message, announced as SIZE.
         "max-message-size" "BYTES"

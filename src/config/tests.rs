@@ -78,6 +78,7 @@ fn every_default_that_is_a_constant_can_be_written_as_it_is_shown() {
             "tls-cert",
             "tls-key",
             "route",
+            "retry-max",
             "relay-tls",
             "relay-ca",
             "relay-auth",
@@ -294,18 +295,23 @@ fn zero_is_refused_where_it_makes_no_sense() {
 }
 
 #[test]
-fn ways_to_deliver_that_do_not_exist_yet_are_told_apart_from_nonsense() {
+fn every_way_to_deliver_and_every_route_can_go_by_way_of_the_queue() {
     for way in ["relay:mx.example.org:25", "relays:[::1]:465", "lmtp:mx.example.org:24", "lmtp:/run/lmtp"] {
-        let (message, exit) = refusal(&[("deliver", way)], "");
-        let problem = format!("delivery to {way} by way of a queue is not available in this version");
-        assert_eq!((message, exit), (format!("{problem}: use --sync through, maildir:DIR or discard"), Exit::Usage));
+        assert_eq!(of_flags(&[("deliver", way)]).deliver.to_string(), way);
     }
-    let (message, exit) = refusal(&[], "route = ['a.example=discard']");
-    let problem = "delivery by recipient domain is not available in this version";
-    assert_eq!((message, exit), (format!("{problem}: leave --route out"), Exit::Config));
+    let config = of_flags(&[("route", "a.example=discard"), ("route", ".b.example=relay:mx.example.org:25")]);
+    assert_eq!(config.route.len(), 2);
     assert!(
         refusal(&[("deliver", "Maildir:/m")], "").0.starts_with("--deliver: \"Maildir:/m\" is no way to deliver: ")
     );
+}
+
+#[test]
+fn the_shortest_wait_is_not_longer_than_the_longest() {
+    let (message, _) = refusal(&[("retry-min", "60"), ("retry-max", "30")], "");
+    assert!(message.starts_with("--retry-min (60 s) is longer than --retry-max (30 s): "), "{message}");
+    let config = of_flags(&[("retry-min", "7200")]);
+    assert_eq!(config.retry_max, Duration::from_secs(7_200));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! | send a first message | [`tutorial`] |
 //! | set it up | [`configuration`], [`relay`], [`tuning`], [`security`] |
 //! | watch it | [`events`], [`metrics`] |
+//! | know what becomes of acknowledged mail | [`queue`] |
 //! | measure it, or another server | [`measuring`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
 //! | know the code | [`life_of_a_connection`], [`spool`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
@@ -48,6 +49,9 @@ pub mod early_data {}
 
 #[doc = include_str!("spool.md")]
 pub mod spool {}
+
+#[doc = include_str!("queue.md")]
+pub mod queue {}
 
 #[doc = include_str!("session_cache.md")]
 pub mod session_cache {}

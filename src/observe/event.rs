@@ -7,6 +7,7 @@
 mod connection;
 mod login;
 mod message;
+mod queue;
 mod service;
 mod spool;
 
@@ -15,6 +16,10 @@ use std::{borrow::Cow, fmt, sync::Arc};
 pub use connection::{AcceptPaused, ConnectionEnded, ConnectionRefused, Outcome, SessionPanicked, TlsFacts};
 pub use login::{AuthFailed, AuthPutOff};
 pub use message::{DeliveryFault, MessageRefused, MessageRepeated, MessageStored};
+pub use queue::{
+    Concerned, DestinationDown, DestinationUp, MessageDeferred, MessageDelivered, MessageExpired, MessageFailed,
+    ReportQueued,
+};
 pub use service::{
     CertificateReloadFailed, CertificateReloaded, Draining, Listening, LogLinesDropped, OnceTokensForgotten, Ready,
     Stopped, UsersReloadFailed, UsersReloaded, Warning,
@@ -85,6 +90,13 @@ events! {
     SpoolDamaged,
     SpoolFault,
     SpoolFull,
+    MessageDelivered,
+    MessageDeferred,
+    MessageFailed,
+    MessageExpired,
+    ReportQueued,
+    DestinationDown,
+    DestinationUp,
     Listening,
     Ready,
     Warning,

@@ -259,6 +259,44 @@ words! {
     }
 }
 
+words! {
+    /// What became of recipients in the queue.
+    Settlement by "result" {
+        /// They have the message, or the next server has.
+        Delivered = "delivered",
+        /// They are tried again.
+        Deferred = "deferred",
+        /// They were refused for good.
+        Failed = "failed",
+        /// They waited for too long.
+        Expired = "expired",
+    }
+}
+
+words! {
+    /// What one attempt came to; of several recipients, the worst.
+    AttemptKind by "result" {
+        /// All was taken.
+        Delivered = "delivered",
+        /// Something was refused for good.
+        Failed = "failed",
+        /// Something is to be tried again.
+        Deferred = "deferred",
+        /// Nobody was there.
+        Unreachable = "unreachable",
+    }
+}
+
+words! {
+    /// News of a destination.
+    Reachability by "change" {
+        /// It cannot be reached.
+        Down = "down",
+        /// It can be reached again.
+        Up = "up",
+    }
+}
+
 /// One completed TLS handshake: version and resumption together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshake {

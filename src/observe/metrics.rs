@@ -15,10 +15,10 @@ use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::R
 pub use cell::{Count, Counts, Gauge, Histogram};
 
 use super::{
-    event::{ConnectionEnded, Event, MessageStored, Outcome},
+    event::{Concerned, ConnectionEnded, Event, MessageStored, Outcome},
     label::{
-        AuthOutcome, Bound, EarlyCommit, EarlyData, Handshake, Hello, OutcomeKind, QhloId, ReloadResult, ReplyClass,
-        Shortcut,
+        AttemptKind, AuthOutcome, Bound, EarlyCommit, EarlyData, Handshake, Hello, OutcomeKind, QhloId, Reachability,
+        ReloadResult, ReplyClass, Settlement, Shortcut,
     },
 };
 
@@ -32,8 +32,15 @@ pub struct Metrics {
 impl Metrics {
     /// Figures, all zero, for `shards` shards; `version` is told as `onetrip_build_info`.
     pub fn new(version: &str, shards: u16) -> Self {
+        Self::with_destinations(version, shards, Vec::new())
+    }
+
+    /// The same, with figures for each of the destinations besides. They come from the configuration, by number.
+    pub fn with_destinations(version: &str, shards: u16, destinations: Vec<String>) -> Self {
+        let count = destinations.len();
         let counted = Arc::new(Counted {
-            shards: (0..shards).map(|_| Arc::default()).collect(),
+            shards: (0..shards).map(|_| Arc::new(ShardMetrics::new(count))).collect(),
+            destinations,
             service: ServiceMetrics::default(),
             once: Arc::default(),
         });
@@ -156,9 +163,36 @@ pub struct ShardMetrics {
     pub spool_faults: Count,
     /// Minutes in which the disk had no room (counted by `observe`).
     pub spool_full: Count,
+    /// Messages in the queue.
+    pub queue_messages: Gauge,
+    /// Age of the oldest of them in seconds.
+    pub queue_oldest_seconds: Gauge,
+    /// Recipients by what became of them (counted by `observe`).
+    pub queue_recipients: Counts<Settlement>,
+    /// Reports to senders (counted by `observe`).
+    pub reports: Count,
+    /// Destinations that went away or came back (counted by `observe`).
+    pub destination_changes: Counts<Reachability>,
+    /// By number of the destination.
+    pub destinations: Box<[DestinationMetrics]>,
+}
+
+/// The figures of one destination on one shard.
+#[derive(Debug, Default)]
+pub struct DestinationMetrics {
+    /// Messages that have still to go there.
+    pub messages: Gauge,
+    /// 1 if it cannot be reached.
+    pub is_down: Gauge,
+    /// Attempts by result.
+    pub attempts: Counts<AttemptKind>,
 }
 
 impl ShardMetrics {
+    fn new(destinations: usize) -> Self {
+        Self { destinations: (0..destinations).map(|_| DestinationMetrics::default()).collect(), ..Self::default() }
+    }
+
     /// Counts a connection as accepted, and as open until the returned guard is dropped.
     pub fn open_connection(self: &Arc<Self>) -> OpenConnection {
         self.connections_accepted.increment();
@@ -181,8 +215,19 @@ impl ShardMetrics {
             Event::DeliveryFault(_) => self.delivery_faults.increment(),
             Event::SpoolFault(_) => self.spool_faults.increment(),
             Event::SpoolFull(_) => self.spool_full.increment(),
+            Event::MessageDelivered(event) => self.settle(Settlement::Delivered, &event.concerned),
+            Event::MessageDeferred(event) => self.settle(Settlement::Deferred, &event.concerned),
+            Event::MessageFailed(event) => self.settle(Settlement::Failed, &event.concerned),
+            Event::MessageExpired(event) => self.settle(Settlement::Expired, &event.concerned),
+            Event::ReportQueued(_) => self.reports.increment(),
+            Event::DestinationDown(_) => self.destination_changes.count(Reachability::Down),
+            Event::DestinationUp(_) => self.destination_changes.count(Reachability::Up),
             _ => {}
         }
+    }
+
+    fn settle(&self, settlement: Settlement, concerned: &Concerned) {
+        self.queue_recipients.add(settlement, concerned.recipients.into());
     }
 
     fn observe_connection_ended(&self, event: &ConnectionEnded) {
@@ -242,6 +287,7 @@ struct ServiceMetrics {
 #[derive(Debug)]
 struct Counted {
     shards: Vec<Arc<ShardMetrics>>,
+    destinations: Vec<String>,
     service: ServiceMetrics,
     once: Arc<OnceMetrics>,
 }

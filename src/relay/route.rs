@@ -56,6 +56,12 @@ impl Routes {
         std::iter::once(&*domain).chain(above).find_map(|name| self.by_domain.get(name).copied()).unwrap_or(DEFAULT)
     }
 
+    /// Is there nothing to be done for a message to these recipients?
+    pub fn discards<'a>(&self, mut addresses: impl Iterator<Item = &'a str>) -> bool {
+        self.destinations.contains(&Destination::Discard)
+            && addresses.all(|address| *self.destination(self.route(address)) == Destination::Discard)
+    }
+
     fn number_of(&mut self, destination: &Destination) -> DestinationNumber {
         let known = self.destinations.iter().position(|known| known == destination);
         let place = known.unwrap_or_else(|| {
@@ -108,6 +114,17 @@ mod tests {
         ] {
             assert_eq!(way(&routes, address), maildir(expected), "{address}");
         }
+    }
+
+    #[test]
+    fn a_message_is_discarded_if_all_of_it_is() {
+        let rules = [Route { domain: "a.example".to_owned(), destination: Destination::Discard }];
+        let some = Routes::new(maildir("default"), &rules, "mail.example.net");
+        assert!(some.discards(["x@a.example", "y@a.example"].into_iter()));
+        assert!(!some.discards(["x@a.example", "y@b.example"].into_iter()));
+        let all = Routes::new(Destination::Discard, &[], "mail.example.net");
+        assert!(all.discards(["x@a.example", "y@b.example"].into_iter()));
+        assert!(!routes(&[]).discards(["x@a.example"].into_iter()));
     }
 
     #[test]

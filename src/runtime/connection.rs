@@ -38,9 +38,8 @@ use crate::observe::metrics::OpenConnection;
 use crate::proto::credential::{Credential, Verdict};
 use crate::proto::message::{Message, MessageId};
 use crate::proto::proof::Committed;
-use crate::proto::server::{Early, Opening, Outcome};
+use crate::proto::server::{Early, Opening, Outcome, StoreFailure};
 use crate::relay::SyncPolicy;
-use crate::spool::log::Note;
 use crate::time::Now;
 use crate::wire::{Connection, Output, Step};
 
@@ -380,7 +379,7 @@ impl Conversation {
         let delivered = match &self.shard.through {
             Some(through) => through.deliver(message).await,
             None if self.shard.sync == SyncPolicy::Through => self.shard.delivery.deliver(message).await,
-            None => self.commit_and_deliver(message).await,
+            None => self.commit(message).await,
         };
         let now = self.shard.clock.now();
         if let (Some(claim), Ok(committed)) = (claim, &delivered.result) {
@@ -399,17 +398,17 @@ impl Conversation {
         self.note_progress();
     }
 
-    /// Puts a message into the spool, then where it belongs.
-    async fn commit_and_deliver(&self, message: Box<Message>) -> Delivered {
-        let Stored { result, message, fault } = self.shard.spool.commit(message).await;
-        if let Err(failure) = result {
-            return Delivered { result: Err(failure), message, fault };
+    /// Puts a message into the spool, and from there into the queue.
+    async fn commit(&self, message: Box<Message>) -> Delivered {
+        if self.shard.queue.is_full() {
+            return Delivered { result: Err(StoreFailure::Full), message, fault: None };
         }
-        let id = message.id;
-        let delivered = self.shard.delivery.deliver(message).await;
-        // Delivered, or refused and the client told so: either way it is not queued.
-        self.shard.spool.note(&Note::Done(id));
-        delivered
+        let Stored { result, message, fault } = self.shard.spool.commit(message).await;
+        let result = result.map(|(committed, place)| {
+            self.shard.queue.accept(&message, place);
+            committed
+        });
+        Delivered { result, message, fault }
     }
 
     /// The turn of a message that bears a token; `None` for any other.

@@ -16,6 +16,7 @@
 mod accept;
 mod admission;
 pub mod atomic_file;
+mod bell;
 pub mod certificates;
 pub mod clock;
 mod connection;
@@ -28,6 +29,7 @@ pub mod metrics_server;
 mod once;
 pub mod passwords;
 pub mod qhlo_secrets;
+pub mod queue;
 mod report;
 mod serve;
 mod shard;

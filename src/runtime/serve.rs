@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use ring::rand::{SecureRandom, SystemRandom};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,6 +29,7 @@ use super::metrics_server::{Health, MetricsServer};
 use super::once::OnceRegistry;
 use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
+use super::queue::{CarrierParts, Depth, QueueHandle, QueueParts, Request};
 use super::report::listener_kind;
 use super::shard::{self, ListenerSettings, Order, ShardParts, ShardThread, try_executor};
 use super::spool::{self, Keeper, OpenedLog, SpoolSettings, log_settings, spool_directory};
@@ -47,6 +49,8 @@ use crate::observe::metrics::Metrics;
 use crate::proto::extension::{Listing, Offer};
 use crate::proto::qhlo_id::Point;
 use crate::proto::server::{Bounds, ClientInTrace, Opening, SenderCheck, Settings, Timeouts};
+use crate::relay::queue::QueueSettings;
+use crate::relay::route::Routes;
 use crate::relay::{Destination, SyncPolicy};
 use crate::spool::once::{OnceBounds, StoredToken};
 use crate::time::Now;
@@ -91,10 +95,13 @@ impl fmt::Display for ServeError {
 pub fn serve(config: Config) -> Result<(), ServeError> {
     let clock = Clock::start();
     let directory = StateDirectory::open(&config.state_dir).map_err(|error| ServeError::of(error.exit(), error))?;
-    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), shard_count(&config)));
+    let routes = Arc::new(Routes::new(config.deliver.clone(), &config.route, &config.hostname));
+    let destinations = routes.destinations().iter().map(ToString::to_string).collect();
+    let metrics = Metrics::with_destinations(env!("CARGO_PKG_VERSION"), shard_count(&config), destinations);
+    let metrics = Arc::new(metrics);
     let (log, writer) = LogWriter::start(config.log_format, config.log_level, Arc::clone(&metrics))
         .map_err(|error| no_thread(&error))?;
-    let result = match Service::open(config, clock, &directory, metrics, log) {
+    let result = match Service::open(config, clock, &directory, routes, metrics, log) {
         Ok(service) => service.run(),
         Err(error) => {
             withdraw(directory);
@@ -131,6 +138,9 @@ struct Service {
     passwords: Passwords,
     once: Arc<OnceRegistry>,
     relays: RelayMaterial,
+    routes: Arc<Routes>,
+    /// The way to the queues of all shards.
+    queue: QueueHandle,
     shards: Vec<RunningShard>,
     signals: flume::Receiver<i32>,
 }
@@ -172,6 +182,7 @@ impl Service {
         config: Config,
         clock: Clock,
         directory: &StateDirectory,
+        routes: Arc<Routes>,
         metrics: Arc<Metrics>,
         log: Log,
     ) -> Result<Self, ServeError> {
@@ -233,6 +244,8 @@ impl Service {
             passwords,
             once,
             relays,
+            routes,
+            queue: QueueHandle::new(Vec::new()),
             shards: Vec::new(),
             signals,
         };
@@ -250,9 +263,13 @@ impl Service {
         passwords: &PasswordSettings,
     ) -> Result<(), ServeError> {
         let addresses = Arc::new(AddressCounts::new(self.config.connections_per_address_max));
+        let depth = Arc::new(Depth::new(self.config.queue_max));
+        let mut ways = Vec::new();
         for (index, (listeners, log)) in listeners.into_iter().zip(logs).enumerate() {
             let number = u16::try_from(index).unwrap_or(u16::MAX);
             let (orders, received) = flume::unbounded();
+            let (way, requests) = flume::unbounded();
+            ways.push(way);
             let parts = ShardParts {
                 number,
                 core: self.config.core_of_shard(index),
@@ -275,6 +292,7 @@ impl Service {
                 through: through(&self.config, &self.relays),
                 spool: log,
                 sync: self.config.sync,
+                queue: queue_parts(&self.config, &self.relays, &self.routes, number, &depth, requests)?,
                 once: Arc::clone(&self.once),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),
@@ -283,6 +301,7 @@ impl Service {
             let thread = shard::start(parts).map_err(|error| no_executor(&io::Error::other(error)))?;
             self.shards.push(RunningShard { orders, thread });
         }
+        self.queue = QueueHandle::new(ways);
         Ok(())
     }
 
@@ -539,14 +558,51 @@ fn open_spool(config: &Config, state: &Path, clock: Clock, once: &OnceRegistry) 
 }
 
 fn start_delivery(config: &Config, shard: u16) -> Result<Delivery, ServeError> {
-    // What goes to another server never comes here.
-    let destination = if config.deliver.is_remote() { &Destination::Discard } else { &config.deliver };
-    let settings = DeliverySettings {
+    // What goes to another server never comes here, nor does what goes by way of the queue.
+    let is_direct = config.sync == SyncPolicy::Through && !config.deliver.is_remote();
+    let destination = if is_direct { &config.deliver } else { &Destination::Discard };
+    Delivery::start(&delivery_settings(config, destination, shard)).map_err(|error| no_thread(&error))
+}
+
+fn delivery_settings(config: &Config, destination: &Destination, shard: u16) -> DeliverySettings {
+    DeliverySettings {
         sync: config.sync,
         threads: NonZeroUsize::new(config.delivery_threads).unwrap_or(NonZeroUsize::MIN),
         ..DeliverySettings::new(destination.clone(), &config.hostname, shard)
+    }
+}
+
+/// The queue of one shard, with a carrier for each destination.
+fn queue_parts(
+    config: &Config,
+    relays: &RelayMaterial,
+    routes: &Arc<Routes>,
+    shard: u16,
+    depth: &Arc<Depth>,
+    requests: flume::Receiver<Request>,
+) -> Result<QueueParts, ServeError> {
+    let carrier = |destination: &Destination| match relays.settings(destination) {
+        Some(settings) => Ok(CarrierParts::remote(settings)),
+        None => CarrierParts::local(&delivery_settings(config, destination, shard)).map_err(|error| no_thread(&error)),
     };
-    Delivery::start(&settings).map_err(|error| no_thread(&error))
+    let mut seed = [0; 8];
+    SystemRandom::new()
+        .fill(&mut seed)
+        .map_err(|error| ServeError::new(Exit::System, error, "see why the system's random device does not work"))?;
+    Ok(QueueParts {
+        settings: QueueSettings {
+            retry_min: config.retry_min,
+            retry_max: config.retry_max,
+            lifetime: config.queue_lifetime,
+            delay_warning: config.delay_warning,
+        },
+        carriers: routes.destinations().iter().map(carrier).collect::<Result<_, _>>()?,
+        routes: Arc::clone(routes),
+        depth: Arc::clone(depth),
+        requests,
+        host_name: config.hostname.clone(),
+        seed: u64::from_ne_bytes(seed),
+    })
 }
 
 fn open_certificates(

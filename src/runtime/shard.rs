@@ -25,14 +25,13 @@ use super::listeners::{ByReturning, Listener};
 use super::log_writer::Log;
 use super::once::OnceRegistry;
 use super::passwords::ShardPasswords;
+use super::queue::{QueueNeeds, QueueParts, ShardQueue};
 use super::spool::{Keeper, OpenedLog, Spool, SpoolParts};
 use crate::limits;
-use crate::observe::event::{ConnectionId, Event};
+use crate::observe::event::{ConnectionId, Event, SpoolFault};
 use crate::observe::metrics::ShardMetrics;
-use crate::proto::message::MessageId;
 use crate::proto::server::{Resources, Settings};
 use crate::relay::SyncPolicy;
-use crate::spool::log::Note;
 use crate::tls::config::{Returning, ServerConfigs, ServerSettings};
 use crate::wire::Output;
 
@@ -55,6 +54,7 @@ pub(super) struct ShardParts {
     pub(super) through: Option<RelaySettings>,
     pub(super) spool: (OpenedLog, Keeper),
     pub(super) sync: SyncPolicy,
+    pub(super) queue: QueueParts,
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
@@ -87,6 +87,7 @@ pub(super) struct Shard {
     pub(super) through: Option<Through>,
     pub(super) spool: Spool,
     pub(super) sync: SyncPolicy,
+    pub(super) queue: ShardQueue,
     pub(super) once: Arc<OnceRegistry>,
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
@@ -128,7 +129,7 @@ async fn run(parts: ShardParts) -> usize {
     let ShardParts { listeners, orders, .. } = parts;
     let current = parts.settings.load_full();
     let (opened, keeper) = parts.spool;
-    let found = queued(&opened);
+    let (restored, read) = parts.queue.restore(parts.clock.now(), &opened);
     let spool = Spool::start(SpoolParts {
         opened,
         keeper,
@@ -136,11 +137,23 @@ async fn run(parts: ShardParts) -> usize {
         metrics: Arc::clone(&parts.metrics),
         log: parts.log.clone(),
     });
+    let resources = Arc::new(Resources::new(parts.number, parts.message_memory));
+    let queue = parts.queue.start(
+        restored,
+        QueueNeeds {
+            shard: parts.number,
+            spool: spool.clone(),
+            resources: Arc::clone(&resources),
+            clock: parts.clock,
+            metrics: Arc::clone(&parts.metrics),
+            log: parts.log.clone(),
+        },
+    );
     let shard = Rc::new(Shard {
         number: parts.number,
         clock: parts.clock,
         configs: ByReturning::each(|returning| Arc::new(ServerConfigs::new(parts.tls.of(returning)))),
-        resources: Arc::new(Resources::new(parts.number, parts.message_memory)),
+        resources,
         connections: Rc::default(),
         connections_max: parts.connections_max,
         addresses: parts.addresses,
@@ -149,6 +162,7 @@ async fn run(parts: ShardParts) -> usize {
         through: parts.through.map(|settings| Through::start(settings, parts.clock)),
         spool,
         sync: parts.sync,
+        queue,
         once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
@@ -161,7 +175,10 @@ async fn run(parts: ShardParts) -> usize {
         next_connection: Cell::new(0),
         log: parts.log,
     });
-    spawn_guarded(deliver_found(Rc::clone(&shard), found));
+    if let Err(error) = read {
+        // It stays there, and is looked for again at the next start.
+        shard.report(SpoolFault { reason: format!("what is queued cannot be read whole: {error}").into() });
+    }
     let doors: Vec<_> = listeners.into_iter().map(|listener| accept::open(&shard, listener)).collect();
     spawn_guarded(sweep(Rc::clone(&shard)));
     let order = orders.recv_async().await.unwrap_or(Order::Stop);
@@ -178,29 +195,12 @@ async fn run(parts: ShardParts) -> usize {
     shard.wait_for_the_cut().await;
     // What was handed over is written down, whoever still waits for the answer.
     shard.delivery.stop();
+    shard.queue.stop().await;
     if let Some(through) = &shard.through {
         through.close().await;
     }
     shard.spool.stop().await;
     cut
-}
-
-/// What was queued when the server stopped.
-fn queued(opened: &OpenedLog) -> Vec<MessageId> {
-    let mut found = Vec::new();
-    // What cannot be read now stays in the spool, and is found at the next start.
-    let _ = opened.recovered(&mut |message| found.push(message.id));
-    found
-}
-
-async fn deliver_found(shard: Rc<Shard>, found: Vec<MessageId>) {
-    for id in found {
-        if let Ok(message) = shard.spool.read(id).await
-            && shard.delivery.deliver(message).await.result.is_ok()
-        {
-            shard.spool.note(&Note::Done(id));
-        }
-    }
 }
 
 impl Shard {

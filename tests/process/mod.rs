@@ -128,12 +128,25 @@ impl Site {
 
     /// The one message of a recipient, without the trace header.
     pub fn message(&self, recipient: &str) -> Vec<u8> {
-        let mut messages = self.messages(recipient);
+        let mut messages = self.arrived(recipient, 1);
         assert_eq!(messages.len(), 1, "one message for {recipient}");
         without_trace(&messages.remove(0)).1
     }
 
-    /// What lies in a recipient's `new/`, in no order.
+    /// What lies in a recipient's `new/` once there are at least so many messages: an acknowledged one follows its `250`.
+    pub fn arrived(&self, recipient: &str, count: usize) -> Vec<Vec<u8>> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let messages = self.messages(recipient);
+            if messages.len() >= count {
+                return messages;
+            }
+            assert!(Instant::now() < end, "{} of {count} messages for {recipient}", messages.len());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What lies in a recipient's `new/` now, in no order.
     pub fn messages(&self, recipient: &str) -> Vec<Vec<u8>> {
         files(&self.mail().join(recipient).join("new")).iter().map(|file| fs::read(file).expect("a message")).collect()
     }

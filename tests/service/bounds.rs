@@ -153,7 +153,7 @@ fn descriptors_in_use(server: &Server) -> u64 {
 #[test]
 fn a_server_without_descriptors_lives_and_serves_again_when_there_are_some() {
     let site = Site::new();
-    let server = site.serve(&[]);
+    let server = site.serve(&["--retry-min", "1"]);
     let mut open = Client::logged_in(&server);
     let before = limit_descriptors(&server, descriptors_in_use(&server));
     // The accept that is under way was given its limit before.
@@ -161,11 +161,13 @@ fn a_server_without_descriptors_lives_and_serves_again_when_there_are_some() {
     server.event("accept_paused");
     let mut waiting = Client::connect(server.starttls);
     open.ask("NOOP", "250");
-    open.submit("Subject: no file can be opened\r\n", "45");
+    // It may still go into a file of the spool that is open.
+    let early = open.submit("Subject: no file can be opened\r\n", "").starts_with("250");
     limit_descriptors(&server, before);
     waiting.expect("220");
     open.submit("Subject: now it can\r\n", "250");
-    assert_eq!(site.messages(RECIPIENT).len(), 1);
+    let expected = 1 + usize::from(early);
+    assert_eq!(site.arrived(RECIPIENT, expected).len(), expected);
     waiting.quit();
     drop(last);
     open.quit();

@@ -15,6 +15,7 @@ mod greeting;
 mod logins;
 mod observing;
 mod once;
+mod queue;
 mod reloading;
 mod spool;
 mod starting;

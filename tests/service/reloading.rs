@@ -110,7 +110,7 @@ fn a_users_file_that_becomes_damaged_leaves_the_old_users() {
     server.event("users_reload_failed");
     let mut client = Client::logged_in(&server);
     client.submit("Subject: one\r\n", "250");
-    assert_eq!(site.messages(RECIPIENT).len(), 1);
+    assert_eq!(site.arrived(RECIPIENT, 1).len(), 1);
     client.quit();
     server.stop(&site);
 }

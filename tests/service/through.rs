@@ -62,8 +62,8 @@ fn a_message_is_acknowledged_when_the_other_server_has_it_and_the_connection_ser
         let front = pair.front_at(&destination, PASSWORD, &[]);
         let mut client = Client::logged_in(&front);
         client.submit(LETTER, "250 2.0.0 Queued as ");
-        let stored = pair.back_site.messages(RECIPIENT);
-        assert_eq!(stored.len(), 1, "it is there when the 250 is");
+        let stored = pair.back_site.arrived(RECIPIENT, 1);
+        assert_eq!(stored.len(), 1);
         let (_, below) = without_trace(&stored[0]);
         let below = String::from_utf8(below).unwrap();
         assert!(below.starts_with("Received: from client.example "), "the trace of the first server: {below}");
@@ -72,7 +72,7 @@ fn a_message_is_acknowledged_when_the_other_server_has_it_and_the_connection_ser
         client.quit();
         front.stop(&pair.front_site);
         pair.assert_front_keeps_nothing();
-        assert_eq!(pair.back_site.messages(RECIPIENT).len(), 2);
+        assert_eq!(pair.back_site.arrived(RECIPIENT, 2).len(), 2);
         fs::remove_dir_all(pair.back_site.mail()).unwrap();
     }
     let endings = endings(&pair.back, 2);
@@ -97,7 +97,7 @@ fn the_second_connection_to_another_onetrip_speaks_early_and_resumes_tls() {
     }
     client.quit();
     front.stop(&pair.front_site);
-    assert_eq!(pair.back_site.messages(RECIPIENT).len(), 3);
+    assert_eq!(pair.back_site.arrived(RECIPIENT, 3).len(), 3);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_refusal_is_passed_on_as_it_is_and_nothing_is_sent_to_anybody() {
     client.ask(&format!("{LETTER}."), "250");
     client.quit();
     front.stop(&pair.front_site);
-    assert_eq!(pair.back_site.messages(RECIPIENT).len(), 1);
+    assert_eq!(pair.back_site.arrived(RECIPIENT, 1).len(), 1);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn one_recipient_too_many_for_the_other_server_and_nobody_gets_the_message() {
     client.submit(LETTER, "250");
     client.quit();
     front.stop(&pair.front_site);
-    assert_eq!(pair.back_site.messages(RECIPIENT).len(), 1);
+    assert_eq!(pair.back_site.arrived(RECIPIENT, 1).len(), 1);
     assert_eq!(pair.back_site.messages("joe@example.org").len(), 0);
 }
 
@@ -154,7 +154,7 @@ fn while_the_other_server_is_away_mail_is_put_off_and_when_it_is_back_all_is_wel
     client.quit();
     front.stop(&front_site);
     back.stop(&back_site);
-    assert_eq!(back_site.messages(RECIPIENT).len(), 2);
+    assert_eq!(back_site.arrived(RECIPIENT, 2).len(), 2);
 }
 
 #[test]

@@ -2,16 +2,28 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
-use crate::process::{Site, generator};
+use crate::process::{LOOK, PATIENCE, Site, generator};
 
 /// All messages under a directory of Maildirs.
 fn messages(directory: &Path) -> Vec<PathBuf> {
     let mailboxes = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let inside = |mailbox: PathBuf| fs::read_dir(mailbox.join("new")).unwrap().map(|entry| entry.unwrap().path());
+    let inside =
+        |mailbox: PathBuf| fs::read_dir(mailbox.join("new")).into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut all: Vec<_> = mailboxes.flat_map(inside).collect();
     all.sort();
     all
+}
+
+/// Waits for what was acknowledged: it follows at once, but not before the reply.
+fn await_messages(mail: &Path, count: usize) {
+    let end = Instant::now() + PATIENCE;
+    while !mail.exists() || messages(mail).len() < count {
+        assert!(Instant::now() < end, "{count} messages in {}", mail.display());
+        thread::sleep(LOOK);
+    }
 }
 
 #[test]
@@ -21,6 +33,7 @@ fn what_was_acknowledged_is_there_and_what_is_lost_doubled_or_altered_is_found()
     let load = ["--count", "12", "--connections", "3", "--recipients", "2", "--messages", "2"];
     site.report(&[&load[..], &["--acknowledged", &journal]].concat());
     let mail = site.mail();
+    await_messages(&mail, 48);
     let audit = || generator(&["audit", mail.to_str().unwrap(), "--acknowledged", &journal]);
     let clean = audit();
     assert_eq!(clean.code, 0, "{}", clean.out);

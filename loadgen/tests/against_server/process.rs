@@ -18,10 +18,10 @@ pub(crate) const USER: &str = "ann";
 pub(crate) const PASSWORD: &str = "secret-of-ann";
 
 /// A test that waits longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the end of a process is looked for.
-const LOOK: Duration = Duration::from_millis(10);
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
 /// What a process said and how it ended.
 #[derive(Debug)]

@@ -5,10 +5,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AcceptPaused, AuthFailed, AuthPutOff, CertificateReloadFailed, CertificateReloaded, ConnectionEnded, ConnectionId,
-    ConnectionRefused, DeliveryFault, Draining, Event, Listening, LogLinesDropped, MessageRefused, MessageRepeated,
-    MessageStored, OnceTokensForgotten, Outcome, Ready, SessionPanicked, SpoolDamaged, SpoolFault, SpoolFull,
-    SpoolOpened, Stopped, TlsFacts, UsersReloadFailed, UsersReloaded, Warning,
+    AcceptPaused, AuthFailed, AuthPutOff, CertificateReloadFailed, CertificateReloaded, Concerned, ConnectionEnded,
+    ConnectionId, ConnectionRefused, DeliveryFault, DestinationDown, DestinationUp, Draining, Event, Listening,
+    LogLinesDropped, MessageDeferred, MessageDelivered, MessageExpired, MessageFailed, MessageRefused, MessageRepeated,
+    MessageStored, OnceTokensForgotten, Outcome, Ready, ReportQueued, SessionPanicked, SpoolDamaged, SpoolFault,
+    SpoolFull, SpoolOpened, Stopped, TlsFacts, UsersReloadFailed, UsersReloaded, Warning,
 };
 use crate::observe::label::{BodyKind, Bound, EarlyData, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
 
@@ -65,6 +66,11 @@ pub(crate) fn message_refused(reply_code: u16) -> MessageRefused {
     }
 }
 
+pub(crate) fn concerned() -> Concerned {
+    let (message, destination) = ("m1".into(), "relay:mx.example.com:25".into());
+    Concerned { message, destination, recipient: Some("bob@example.com".into()), recipients: 1 }
+}
+
 pub(crate) fn auth_failed(user: &str) -> AuthFailed {
     AuthFailed { connection: ConnectionId(0xab), client: client(), user: user.into(), reason: "wrong password".into() }
 }
@@ -105,6 +111,20 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         .into(),
         SpoolFault { reason: "cannot write".into() }.into(),
         SpoolFull { directory: "spool/0".into() }.into(),
+        MessageDelivered { concerned: concerned(), age: Duration::from_millis(3), reply: "250 ok".into() }.into(),
+        MessageDeferred {
+            concerned: concerned(),
+            age: Duration::from_secs(3),
+            status: "4.2.0".into(),
+            reply: "451 4.2.0 later".into(),
+        }
+        .into(),
+        MessageFailed { concerned: concerned(), status: "5.1.1".into(), reply: "550 5.1.1 no".into() }.into(),
+        MessageExpired { concerned: concerned(), reply: "451 4.2.0 later".into() }.into(),
+        ReportQueued { message: "m1".into(), report: "m2".into(), sender: "ann@example.org".into(), action: "failed" }
+            .into(),
+        DestinationDown { shard: 1, destination: "relay:mx.example.com:25".into(), reason: "no route".into() }.into(),
+        DestinationUp { shard: 1, destination: "relay:mx.example.com:25".into() }.into(),
         Listening { address: client(), listener: ListenerKind::Tls }.into(),
         Ready { version: "0.1.0".into(), hostname: "mail.example.org".into(), shards: 2 }.into(),
         Warning { subject: "--sync none".into(), consequence: "mail may be lost".into(), remedy: "drop it".into() }

@@ -68,6 +68,11 @@ impl<L: Label> Counts<L> {
         self.0.as_ref()[label.index()].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts `amount` for `label`.
+    pub fn add(&self, label: L, amount: u64) {
+        self.0.as_ref()[label.index()].fetch_add(amount, Ordering::Relaxed);
+    }
+
     /// The figure of `label` now.
     pub fn value(&self, label: L) -> u64 {
         self.0.as_ref()[label.index()].load(Ordering::Relaxed)

@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::{Count, Counted, Counts, Gauge, Histogram, OnceMetrics, ServiceMetrics, ShardMetrics};
+use super::{Count, Counted, Counts, DestinationMetrics, Gauge, Histogram, OnceMetrics, ServiceMetrics, ShardMetrics};
 use crate::observe::label::Label;
 
 impl Collector for Counted {
@@ -22,6 +22,8 @@ impl Collector for Counted {
         page.encode_commands()?;
         page.encode_messages()?;
         page.encode_spool()?;
+        page.encode_queue()?;
+        page.encode_destinations()?;
         encode_once(&mut encoder, &self.once)?;
         encode_service(&mut encoder, &self.service)
     }
@@ -128,6 +130,38 @@ impl ShardPage<'_, '_> {
         self.count("spool_full", "Minutes in which the spool's disk had no room", |shard| &shard.spool_full)
     }
 
+    fn encode_queue(&mut self) -> fmt::Result {
+        self.gauge("queue_messages", "Messages in the queue", |shard| &shard.queue_messages)?;
+        self.gauge("queue_oldest_seconds", "Age of the oldest message in the queue", |shard| {
+            &shard.queue_oldest_seconds
+        })?;
+        self.counts("queue_recipients", "Recipients, by what became of them", |shard| &shard.queue_recipients)?;
+        self.count("reports", "Reports to senders", |shard| &shard.reports)?;
+        self.counts("destination_changes", "Destinations that went away or came back", |shard| {
+            &shard.destination_changes
+        })
+    }
+
+    /// The figures that each destination has on each shard.
+    fn encode_destinations(&mut self) -> fmt::Result {
+        let gauges: [(&str, &str, DestinationGauge); 2] = [
+            ("destination_messages", "Messages that have still to go there", |destination| &destination.messages),
+            ("destination_down", "1 if the destination cannot be reached", |destination| &destination.is_down),
+        ];
+        for (name, help, cell) in gauges {
+            let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (labels, destination) in self.counted.destinations() {
+                metric.encode_family(&labels)?.encode_gauge(&cell(destination).value())?;
+            }
+        }
+        let help = "Attempts to deliver, by result";
+        let mut metric = self.encoder.encode_descriptor("attempts", help, None, MetricType::Counter)?;
+        for ([(shard, number), (key, name)], destination) in self.counted.destinations() {
+            encode_each(&mut metric, &[(shard, &number), (key, &name)], &destination.attempts)?;
+        }
+        Ok(())
+    }
+
     fn count(&mut self, name: &str, help: &str, cell: fn(&ShardMetrics) -> &Count) -> fmt::Result {
         let metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         self.counted.encode_counts(metric, cell)
@@ -174,10 +208,21 @@ impl ShardPage<'_, '_> {
     }
 }
 
+/// Finds one figure of a destination.
+type DestinationGauge = fn(&DestinationMetrics) -> &Gauge;
+
 impl Counted {
     /// Each shard with the label that names it.
     fn labelled(&self) -> impl Iterator<Item = ((&'static str, String), &ShardMetrics)> {
         self.shards.iter().enumerate().map(|(number, shard)| (("shard", number.to_string()), shard.as_ref()))
+    }
+
+    /// Each destination of each shard with the labels that name it.
+    fn destinations(&self) -> impl Iterator<Item = ([(&'static str, String); 2], &DestinationMetrics)> {
+        self.labelled().flat_map(|(label, shard)| {
+            let named = self.destinations.iter().zip(&shard.destinations);
+            named.map(move |(name, cells)| ([label.clone(), ("destination", name.clone())], cells))
+        })
     }
 
     fn encode_counts(&self, mut metric: MetricEncoder<'_>, cell: fn(&ShardMetrics) -> &Count) -> fmt::Result {

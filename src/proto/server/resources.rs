@@ -25,7 +25,8 @@ impl Resources {
         self.message_bytes.load(Ordering::Relaxed)
     }
 
-    pub(super) fn next_message_id(&self, now: Now) -> MessageId {
+    /// A name for a message of this shard, its own among all.
+    pub fn next_message_id(&self, now: Now) -> MessageId {
         MessageId::new(now.unix, self.shard, self.messages.fetch_add(1, Ordering::Relaxed))
     }
 

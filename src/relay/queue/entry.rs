@@ -25,6 +25,7 @@ pub(super) struct Entry {
     pub(super) decided: Option<Box<[RecipientState]>>,
     pub(super) last_reply: Option<Arc<str>>,
     pub(super) condition: Condition,
+    pub(super) origin: Origin,
     pub(super) warning: Warning,
 }
 
@@ -36,6 +37,14 @@ pub(super) enum Condition {
     Held,
     /// Taken out of the queue; what is under way is waited for.
     Removed,
+}
+
+/// How a message came into the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    New,
+    /// It was there when the process started.
+    Restored,
 }
 
 /// Is the sender to be told that it is late (`NOTIFY=DELAY`)?

@@ -27,7 +27,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::entry::{Condition, Entry, Leg, List, Position, Waiting, Warning};
+use self::entry::{Condition, Entry, Leg, List, Origin, Position, Waiting, Warning};
 use self::hop::{Hop, Waits};
 use self::pace::Random;
 use self::replies::Replies;
@@ -41,6 +41,7 @@ use crate::proto::message::MessageId;
 use crate::spool::{Place, Progress, RecipientState};
 use crate::time::Now;
 
+pub use crate::spool::log::Note;
 pub use listing::{DestinationDepth, Listed, ListedDestination, ListedState};
 
 /// The times of a queue.
@@ -107,6 +108,8 @@ pub struct Attempt {
     pub recipients: Vec<u32>,
     /// What the attempt before this one came to.
     pub last_reply: Option<Arc<str>>,
+    /// It may have been tried before, by a process that did not live to tell.
+    pub may_be_there: bool,
     leg: u32,
     purpose: Purpose,
 }
@@ -131,15 +134,6 @@ pub struct Late {
     pub last_reply: Option<Arc<str>>,
     /// How much longer it will be tried.
     pub time_left: Duration,
-}
-
-/// What is to be written down beside the message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// How far it has come.
-    Progress(Progress),
-    /// Nothing is left to do.
-    Done(MessageId),
 }
 
 /// What a result has led to.
@@ -232,7 +226,7 @@ impl Queue {
     pub fn restore(&mut self, now: Now, arrival: Arrival<'_>, progress: Option<Progress>) -> Option<Note> {
         let Some(progress) = progress else {
             self.add(arrival);
-            return None;
+            return self.note_restored(arrival.id);
         };
         let due = self.restored_due(now, progress.next_attempt);
         let states = &progress.recipients;
@@ -240,9 +234,10 @@ impl Queue {
             Some(due) => hop.push_retry(leg, due, legs),
             None => hop.push_fresh(leg, legs),
         });
-        let Some(number) = self.index.get(&arrival.id).copied() else {
-            return Some(Note::Done(arrival.id));
-        };
+        if let Some(done) = self.note_restored(arrival.id) {
+            return Some(done);
+        }
+        let number = self.index[&arrival.id];
         let last_reply = (!progress.last_reply.is_empty()).then(|| self.replies.keep(&progress.last_reply)).flatten();
         let entry = &mut self.entries[number];
         entry.attempts = progress.attempts;
@@ -253,6 +248,14 @@ impl Queue {
         if progress.held {
             self.hold(now, arrival.id);
         }
+        None
+    }
+
+    fn note_restored(&mut self, id: MessageId) -> Option<Note> {
+        let Some(number) = self.index.get(&id) else {
+            return Some(Note::Done(id));
+        };
+        self.entries[*number].origin = Origin::Restored;
         None
     }
 
@@ -292,6 +295,7 @@ impl Queue {
             decided: None,
             last_reply: None,
             condition: Condition::Queued,
+            origin: Origin::New,
             warning: if wants_warning { Warning::Wanted } else { Warning::NotWanted },
         });
         if !is_untouched {
@@ -469,6 +473,7 @@ impl Queue {
             destination: leg.destination,
             recipients: leg.recipients.numbers(entry.recipients),
             last_reply: entry.last_reply.clone(),
+            may_be_there: entry.origin == Origin::Restored || entry.attempts > 0,
             leg: number,
             purpose,
         }

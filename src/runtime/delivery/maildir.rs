@@ -11,22 +11,21 @@
 //!
 //! It must not change a byte of a message, and it must not leave a file behind of a message that failed. (It leaves an
 //! empty mailbox there: another thread may be using it already.)
+//!
+//! A message's file is called after the message, so that a delivery that is repeated after a crash, when nobody knows how far
+//! the first one came, finds the first one's file, or replaces it, but never puts a second one beside it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use ring::rand::{SecureRandom, SystemRandom};
-
-use super::{Store, Trouble};
+use super::{Parcel, Store, Trouble};
 use crate::limits::{FILE_HOST_NAME_BYTES_MAX, KNOWN_MAILBOXES_MAX};
-use crate::proto::message::Message;
+use crate::proto::message::{Message, MessageId};
 use crate::proto::proof::Committed;
 use crate::proto::server::StoreFailure;
 use crate::relay::SyncPolicy;
@@ -49,20 +48,23 @@ pub(super) struct Maildirs {
 }
 
 impl Maildirs {
-    /// # Errors
-    /// The system has no randomness to give.
-    pub(super) fn new(root: &Path, host_name: &str, sync: SyncPolicy) -> io::Result<Self> {
-        let names = FileNames::new(host_name)?;
-        Ok(Self { root: root.to_owned(), host_name: host_name.to_owned(), sync, names, known: HashSet::new() })
+    pub(super) fn new(root: &Path, host_name: &str, sync: SyncPolicy) -> Self {
+        let names = FileNames::new(host_name);
+        Self { root: root.to_owned(), host_name: host_name.to_owned(), sync, names, known: HashSet::new() }
     }
 
     /// Writes a message into the `tmp/` of all its mailboxes.
-    fn write(&mut self, message: &Message) -> Result<Copies, Trouble> {
-        let mailboxes = self.mailboxes_of(message);
+    fn write(&mut self, parcel: &Parcel<'_>, found: &mut Found) -> Result<Copies, Trouble> {
+        let message = parcel.message;
+        let mut mailboxes = self.mailboxes_of(parcel);
         if mailboxes.is_empty() {
             return Err(Trouble::fault(
                 "a message without recipients came for delivery; report this, it is a defect".to_owned(),
             ));
+        }
+        let name = self.names.of(message.id);
+        if parcel.may_be_there {
+            mailboxes = found.without(mailboxes, &name, self.sync)?;
         }
         let copies = match self.write_into(&mailboxes, message) {
             // Somebody removed a mailbox that this thread knew: once more, without relying on what it knows.
@@ -76,15 +78,15 @@ impl Maildirs {
     }
 
     /// The directories of its recipients' mailboxes, each once, in the order of the recipients.
-    fn mailboxes_of(&self, message: &Message) -> Vec<PathBuf> {
+    fn mailboxes_of(&self, parcel: &Parcel<'_>) -> Vec<PathBuf> {
         let mut seen = HashSet::new();
-        let recipients = message.envelope.recipients();
-        let mailboxes = recipients.map(|recipient| self.root.join(mailbox_name(recipient.address, &self.host_name)));
+        let mailboxes =
+            parcel.recipients().map(|recipient| self.root.join(mailbox_name(recipient.address, &self.host_name)));
         mailboxes.filter(|mailbox| seen.insert(mailbox.clone())).collect()
     }
 
     fn write_into(&mut self, mailboxes: &[PathBuf], message: &Message) -> Result<Copies, WriteFault> {
-        let mut copies = Copies::new(self.names.next());
+        let mut copies = Copies::new(self.names.of(message.id));
         for mailbox in mailboxes {
             self.prepare(mailbox)?;
             copies.add(mailbox, message, self.sync)?;
@@ -132,8 +134,9 @@ impl Maildirs {
 }
 
 impl Store for Maildirs {
-    fn store(&mut self, messages: &[&Message]) -> Vec<Result<Committed, Trouble>> {
-        let mut batch: Vec<_> = messages.iter().map(|message| self.write(message)).collect();
+    fn store(&mut self, parcels: &[Parcel<'_>]) -> Vec<Result<Committed, Trouble>> {
+        let mut found = Found::default();
+        let mut batch: Vec<_> = parcels.iter().map(|parcel| self.write(parcel, &mut found)).collect();
         if self.sync != SyncPolicy::None {
             if batch.len() > 1 {
                 batch.iter().flatten().for_each(Copies::begin_sync);
@@ -192,7 +195,7 @@ impl Copies {
             self.first = Some(self.create(mailbox, &path, message)?);
             return Ok(());
         };
-        match fs::hard_link(first.join("tmp").join(&self.name), &path) {
+        match link_anew(&first.join("tmp").join(&self.name), &path) {
             Ok(()) => self.mailboxes.push(mailbox.to_owned()),
             Err(error) if is_out_of_reach_of_links(&error) => {
                 let copy = self.create(mailbox, &path, message)?;
@@ -206,8 +209,7 @@ impl Copies {
     }
 
     fn create(&mut self, mailbox: &Path, path: &Path, message: &Message) -> Result<File, WriteFault> {
-        let opened = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE_MODE).open(path);
-        let mut file = opened.map_err(WriteFault::of("make", path))?;
+        let mut file = create_anew(path).map_err(WriteFault::of("make", path))?;
         // From here on there is something to remove.
         self.mailboxes.push(mailbox.to_owned());
         write_message(&mut file, message).map_err(WriteFault::of("write", path))?;
@@ -305,28 +307,92 @@ fn is_out_of_reach_of_links(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EXDEV | libc::EMLINK | libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
-/// Names for message files that no other delivery on any host gives: time, then random bits of this process (two
-/// containers may share their process number, host name and file system), microseconds, process, count, and host.
+/// Makes a file. One that is there already is what a crash has left of the same message, perhaps half of it.
+fn create_anew(path: &Path) -> io::Result<File> {
+    let create = || OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE_MODE).open(path);
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(path).and_then(|()| create()),
+        created => created,
+    }
+}
+
+/// Makes a link, likewise.
+fn link_anew(original: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(original, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path).and_then(|()| fs::hard_link(original, path))
+        }
+        linked => linked,
+    }
+}
+
+/// What lies in the mailboxes that messages may have come to before, looked at once for each batch.
+#[derive(Default)]
+struct Found(HashMap<PathBuf, HashMap<String, PathBuf>>);
+
+impl Found {
+    /// The mailboxes that do not have the file yet. In `cur/` a reader has appended its flags to the name. A file that is
+    /// there is synced: whoever put it there may not have come so far.
+    fn without(&mut self, mailboxes: Vec<PathBuf>, name: &str, sync: SyncPolicy) -> Result<Vec<PathBuf>, WriteFault> {
+        let mut missing = Vec::new();
+        for mailbox in mailboxes {
+            let files = match self.0.entry(mailbox.clone()) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(files_of(&mailbox)?),
+            };
+            match files.get(name) {
+                None => missing.push(mailbox),
+                Some(path) if sync != SyncPolicy::None => sync_found(path)?,
+                Some(_) => {}
+            }
+        }
+        Ok(missing)
+    }
+}
+
+/// What is delivered in a mailbox, by name without flags.
+fn files_of(mailbox: &Path) -> Result<HashMap<String, PathBuf>, WriteFault> {
+    let mut files = HashMap::new();
+    // A file on its way from the one to the other is seen in one of them at least if they are read in this order.
+    for part in ["new", "cur"] {
+        let directory = mailbox.join(part);
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(WriteFault::of("look into", &directory))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(WriteFault::of("look into", &directory))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let without_flags = name.split_once(":2,").map_or(&*name, |(name, _)| name).to_owned();
+            files.insert(without_flags, path);
+        }
+    }
+    Ok(files)
+}
+
+fn sync_found(path: &Path) -> Result<(), WriteFault> {
+    match File::open(path).and_then(|file| file.sync_all()) {
+        // The reader has just moved or removed it: it has been delivered.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        synced => synced.map_err(WriteFault::of("sync", path)).and_then(|()| sync_directory(directory_of(path))),
+    }
+}
+
+/// Names for message files: the time of arrival, as every Maildir reader expects it, the message's own name, which no other
+/// message of this host ever bears, and the host.
 #[derive(Clone, Debug)]
 struct FileNames {
-    random: u32,
     host_name: String,
 }
 
 impl FileNames {
-    fn new(host_name: &str) -> io::Result<Self> {
-        let mut random = [0; 4];
-        SystemRandom::new().fill(&mut random).map_err(|_| io::Error::other("the system has no randomness to give"))?;
-        Ok(Self { random: u32::from_ne_bytes(random), host_name: escaped_host_name(host_name) })
+    fn new(host_name: &str) -> Self {
+        Self { host_name: escaped_host_name(host_name) }
     }
 
-    fn next(&self) -> String {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (seconds, microseconds) = (now.as_secs(), now.subsec_micros());
-        let (random, process) = (self.random, process::id());
-        format!("{seconds}.R{random:08x}M{microseconds:06}P{process}Q{count}.{}", self.host_name)
+    fn of(&self, message: MessageId) -> String {
+        let received = message.received();
+        format!("{}.M{:06}Q{message}.{}", received.as_secs(), received.subsec_micros(), self.host_name)
     }
 }
 
@@ -349,17 +415,17 @@ fn escaped_host_name(host_name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::path::{Path, PathBuf};
     use std::process::Command;
     use std::thread;
+    use std::time::Duration;
 
     use super::super::tests::message;
-    use super::{FileNames, Maildirs, Store, Trouble};
+    use super::{FileNames, Found, Maildirs, Parcel, Store, Trouble};
     use crate::limits::FILE_NAME_BYTES_MAX;
-    use crate::proto::message::Message;
+    use crate::proto::message::{Message, MessageId};
     use crate::proto::server::StoreFailure;
     use crate::relay::SyncPolicy;
 
@@ -373,7 +439,7 @@ mod tests {
     impl Place {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let maildirs = Maildirs::new(directory.path(), "mail.example.org", SyncPolicy::Commit).unwrap();
+            let maildirs = Maildirs::new(directory.path(), "mail.example.org", SyncPolicy::Commit);
             Self { directory, maildirs }
         }
 
@@ -382,7 +448,7 @@ mod tests {
         }
 
         fn store(&mut self, message: &Message) -> Result<(), Trouble> {
-            self.maildirs.store(&[message]).remove(0).map(|_| ())
+            self.maildirs.store(&[Parcel::whole(message)]).remove(0).map(|_| ())
         }
 
         /// The files that lie in `path`, in order.
@@ -480,7 +546,7 @@ mod tests {
         fs::write(place.path("bob@example.org"), "in the way").unwrap();
         let to_both = message("x@y", BOTH, b"to both");
         let to_ann = message("x@y", &BOTH[..1], b"to ann");
-        let outcomes = place.maildirs.store(&[&to_both, &to_ann]);
+        let outcomes = place.maildirs.store(&[&to_both, &to_ann].map(|message| Parcel::whole(message)));
         let trouble = outcomes[0].as_ref().unwrap_err();
         assert_eq!(trouble.failure, StoreFailure::Fault);
         let path = place.path("bob@example.org");
@@ -558,7 +624,7 @@ mod tests {
             place.store(&message("x@y", BOTH, b"first")).unwrap();
             fs::set_permissions(place.path("bob@example.org/new"), Permissions::from_mode(0o300)).unwrap();
             let (to_both, to_ann) = (message("x@y", BOTH, b"second"), message("x@y", &BOTH[..1], b"third"));
-            let outcomes = place.maildirs.store(&[&to_both, &to_ann]);
+            let outcomes = place.maildirs.store(&[&to_both, &to_ann].map(|message| Parcel::whole(message)));
             let text = &outcomes[0].as_ref().unwrap_err().text;
             assert!(text.starts_with("cannot sync the directory "), "{text}");
             assert!(outcomes[1].is_ok());
@@ -575,7 +641,7 @@ mod tests {
         let mut maildirs = place.maildirs.clone();
         let message = message("x@y", BOTH, b"text");
         let panicked = thread::spawn(move || {
-            let mut copies = maildirs.write(&message).unwrap();
+            let mut copies = maildirs.write(&Parcel::whole(&message), &mut Found::default()).unwrap();
             copies.moved = 1;
             fs::rename(maildirs_file(&copies, "tmp"), maildirs_file(&copies, "new")).unwrap();
             panic!("after the first of two was moved");
@@ -595,15 +661,60 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_differ_and_hold_nothing_that_means_something_to_a_maildir_reader() {
-        let names = FileNames::new("a/b:c.example").unwrap();
-        let distinct: HashSet<String> = (0..10_000).map(|_| names.next()).collect();
-        assert_eq!(distinct.len(), 10_000);
-        let name = names.next();
-        assert!(name.ends_with(".a\\057b\\072c.example"), "{name}");
-        let digits = name.split('.').next().unwrap();
-        assert!(digits.bytes().all(|byte| byte.is_ascii_digit()), "{name}");
-        let long = FileNames::new(&"ä/".repeat(300)).unwrap().next();
+    fn a_delivery_that_is_repeated_replaces_its_file_or_finds_it_where_a_reader_has_put_it() {
+        let mut place = Place::new();
+        let message = message("x@y", BOTH, b"text");
+        let repeat = |place: &mut Place| {
+            let parcel = Parcel { may_be_there: true, ..Parcel::whole(&message) };
+            place.maildirs.store(&[parcel]).remove(0).map(|_| ())
+        };
+        place.store(&message).unwrap();
+        place.store(&message).expect("it replaces itself");
+        assert_eq!(place.files("ann@example.org/new").len(), 1);
+        let delivered = place.files("ann@example.org/new").remove(0);
+        let name = delivered.file_name().unwrap().to_str().unwrap().to_owned();
+        fs::rename(&delivered, place.path(&format!("ann@example.org/cur/{name}:2,RS"))).unwrap();
+        fs::remove_file(place.files("bob@example.org/new").remove(0)).unwrap();
+        repeat(&mut place).unwrap();
+        assert_eq!(place.files("ann@example.org/new").len(), 0, "she has read it");
+        assert_eq!(place.files("bob@example.org/new").len(), 1, "his was missing");
+        repeat(&mut place).unwrap();
+        assert_eq!(all_files(place.directory.path()).len(), 2);
+    }
+
+    #[test]
+    fn half_a_file_that_a_crash_has_left_is_written_anew() {
+        let mut place = Place::new();
+        let message = message("x@y", BOTH, b"text");
+        let name = FileNames::new("mail.example.org").of(message.id);
+        for mailbox in BOTH {
+            fs::create_dir_all(place.path(mailbox).join("tmp")).unwrap();
+            fs::write(place.path(mailbox).join("tmp").join(&name), "ha").unwrap();
+        }
+        let parcel = Parcel { may_be_there: true, ..Parcel::whole(&message) };
+        place.maildirs.store(&[parcel]).remove(0).unwrap();
+        for mailbox in BOTH {
+            assert!(fs::read(place.path(mailbox).join("new").join(&name)).unwrap().ends_with(b"text"));
+        }
+        assert_eq!(all_files(place.directory.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_message_goes_to_the_chosen_ones_of_its_recipients() {
+        let mut place = Place::new();
+        let message = message("x@y", BOTH, b"text");
+        let parcel = Parcel { recipients: Some(&[1]), ..Parcel::whole(&message) };
+        place.maildirs.store(&[parcel]).remove(0).unwrap();
+        assert_eq!(files_in(place.directory.path()), [place.path("bob@example.org")]);
+    }
+
+    #[test]
+    fn names_of_files_are_those_of_their_messages_and_hold_nothing_that_means_something_to_a_maildir_reader() {
+        let names = FileNames::new("a/b:c.example");
+        let id = MessageId::new(Duration::from_micros(1_700_000_000_000_042), 7, 9);
+        let name = names.of(id);
+        assert_eq!(name, format!("1700000000.M000042Q{id}.a\\057b\\072c.example"));
+        let long = FileNames::new(&"ä/".repeat(300)).of(id);
         assert!(long.len() + ":2,DFPRST".len() <= FILE_NAME_BYTES_MAX && !long.contains('/'), "{long}");
     }
 }

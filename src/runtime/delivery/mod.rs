@@ -23,6 +23,7 @@ use std::thread::{self, JoinHandle};
 
 use self::maildir::Maildirs;
 use crate::limits;
+use crate::proto::envelope::Recipient;
 use crate::proto::message::Message;
 use crate::proto::proof::Committed;
 use crate::proto::server::StoreFailure;
@@ -90,14 +91,14 @@ impl Delivery {
     /// one core.
     ///
     /// # Errors
-    /// The system has no thread to give, or no randomness.
+    /// The system has no thread to give.
     pub fn start(settings: &DeliverySettings) -> io::Result<Self> {
         let root = match &settings.destination {
             Destination::Maildir(root) => root,
             Destination::Discard => return Ok(Self { way: Way::Discard }),
-            other => return Err(io::Error::other(format!("delivery to {other} is not available in this version"))),
+            other => return Err(io::Error::other(format!("{other} is another server, and no directory"))),
         };
-        let maildirs = Maildirs::new(root, &settings.host_name, settings.sync)?;
+        let maildirs = Maildirs::new(root, &settings.host_name, settings.sync);
         Self::start_with(settings, || maildirs.clone())
     }
 
@@ -117,6 +118,16 @@ impl Delivery {
     ///
     /// A message that was queued is delivered even if the future is dropped.
     pub async fn deliver(&self, message: Box<Message>) -> Delivered {
+        self.hand_over(message, None, false).await
+    }
+
+    /// Delivers a message to some of its recipients, given by their numbers in the envelope: to all of them, or to none.
+    /// `may_be_there` says that this was tried before, and that nobody knows how far it came.
+    pub async fn deliver_to(&self, message: Box<Message>, recipients: &[u32], may_be_there: bool) -> Delivered {
+        self.hand_over(message, Some(recipients.into()), may_be_there).await
+    }
+
+    async fn hand_over(&self, message: Box<Message>, recipients: Option<Box<[u32]>>, may_be_there: bool) -> Delivered {
         let queue = match &self.way {
             Way::Discard => return Delivered::committed(message),
             Way::Threads { queue, .. } => queue.borrow().clone(),
@@ -125,7 +136,7 @@ impl Delivery {
             return Delivered::busy(message);
         };
         let (answer, delivered) = flume::bounded(1);
-        if let Err(refused) = queue.try_send(Job { message, answer }) {
+        if let Err(refused) = queue.try_send(Job { message, recipients, may_be_there, answer }) {
             return Delivered::busy(refused.into_inner().message);
         }
         drop(queue);
@@ -173,7 +184,31 @@ impl Delivered {
 trait Store: Send {
     /// Stores each of the messages, all or nothing for each, and says for each what became of it, in the same order. If
     /// it panics, it must have taken back what it did for all of them.
-    fn store(&mut self, messages: &[&Message]) -> Vec<Result<Committed, Trouble>>;
+    fn store(&mut self, parcels: &[Parcel<'_>]) -> Vec<Result<Committed, Trouble>>;
+}
+
+/// A message, and whom of its recipients it is for.
+#[derive(Clone, Copy, Debug)]
+struct Parcel<'a> {
+    message: &'a Message,
+    /// By number, in ascending order; all of them if nothing is said.
+    recipients: Option<&'a [u32]>,
+    /// Was this tried before?
+    may_be_there: bool,
+}
+
+impl<'a> Parcel<'a> {
+    #[cfg(test)]
+    fn whole(message: &'a Message) -> Self {
+        Self { message, recipients: None, may_be_there: false }
+    }
+
+    fn recipients(&self) -> impl Iterator<Item = Recipient<'a>> + use<'a> {
+        let chosen = self.recipients;
+        let is_chosen = move |number: u32| chosen.is_none_or(|chosen| chosen.binary_search(&number).is_ok());
+        let numbered = (0..).zip(self.message.envelope.recipients());
+        numbered.filter(move |(number, _)| is_chosen(*number)).map(|(_, recipient)| recipient)
+    }
 }
 
 /// Why a message was not stored.
@@ -198,10 +233,17 @@ impl Trouble {
 
 struct Job {
     message: Box<Message>,
+    recipients: Option<Box<[u32]>>,
+    may_be_there: bool,
     answer: flume::Sender<Delivered>,
 }
 
 impl Job {
+    fn parcel(&self) -> Parcel<'_> {
+        let Self { message, recipients, may_be_there, .. } = self;
+        Parcel { message, recipients: recipients.as_deref(), may_be_there: *may_be_there }
+    }
+
     fn answer(self, outcome: Result<Committed, Trouble>) {
         let (result, fault) = match outcome {
             Ok(committed) => (Ok(committed), None),
@@ -218,8 +260,8 @@ fn work(jobs: &flume::Receiver<Job>, batch_max: NonZeroUsize, store: &mut dyn St
     while let Ok(first) = jobs.recv() {
         batch.push(first);
         batch.extend(jobs.try_iter().take(batch_max.get() - 1));
-        let messages: Vec<&Message> = batch.iter().map(|job| &*job.message).collect();
-        let outcomes = store_contained(store, &messages);
+        let parcels: Vec<_> = batch.iter().map(Job::parcel).collect();
+        let outcomes = store_contained(store, &parcels);
         for (job, outcome) in batch.drain(..).zip(outcomes) {
             job.answer(outcome);
         }
@@ -227,14 +269,14 @@ fn work(jobs: &flume::Receiver<Job>, batch_max: NonZeroUsize, store: &mut dyn St
 }
 
 /// A panic costs the message that caused it a `451`, its neighbours some time, and the shard no thread.
-fn store_contained(store: &mut dyn Store, messages: &[&Message]) -> Vec<Result<Committed, Trouble>> {
-    match catch_unwind(AssertUnwindSafe(|| store.store(messages))) {
+fn store_contained(store: &mut dyn Store, parcels: &[Parcel<'_>]) -> Vec<Result<Committed, Trouble>> {
+    match catch_unwind(AssertUnwindSafe(|| store.store(parcels))) {
         Ok(outcomes) => {
-            assert_eq!(outcomes.len(), messages.len(), "every message has an outcome");
+            assert_eq!(outcomes.len(), parcels.len(), "every message has an outcome");
             outcomes
         }
-        Err(panic) if messages.len() == 1 => vec![Err(Trouble::panic(&*panic))],
-        Err(_) => messages.iter().flat_map(|message| store_contained(store, slice::from_ref(message))).collect(),
+        Err(panic) if parcels.len() == 1 => vec![Err(Trouble::panic(&*panic))],
+        Err(_) => parcels.iter().flat_map(|parcel| store_contained(store, slice::from_ref(parcel))).collect(),
     }
 }
 
@@ -242,19 +284,23 @@ fn store_contained(store: &mut dyn Store, messages: &[&Message]) -> Vec<Result<C
 mod tests {
     use std::fs;
     use std::num::NonZeroUsize;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use futures_lite::future::{block_on, poll_once};
 
-    use super::{Delivered, Delivery, DeliverySettings, Store, Trouble};
+    use super::{Delivered, Delivery, DeliverySettings, Parcel, Store, Trouble};
     use crate::proto::command::{Command, parse};
-    use crate::proto::message::Message;
+    use crate::proto::message::{Message, MessageId};
     use crate::proto::proof::Committed;
     use crate::proto::server::StoreFailure;
     use crate::relay::Destination;
 
     /// A message from `sender` to all of `recipients`.
     pub(super) fn message(sender: &str, recipients: &[&str], content: &[u8]) -> Box<Message> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut message = Box::<Message>::default();
+        message.id = MessageId::new(Duration::from_secs(1_700_000_000), 0, COUNT.fetch_add(1, Ordering::Relaxed));
         let mail = format!("MAIL FROM:<{sender}>");
         let Ok(Command::Mail(mail)) = parse(mail.as_bytes()).command else { panic!("{mail}") };
         message.envelope.begin(&mail, "ann");
@@ -279,13 +325,13 @@ mod tests {
     }
 
     impl Store for Gated {
-        fn store(&mut self, messages: &[&Message]) -> Vec<Result<Committed, Trouble>> {
+        fn store(&mut self, parcels: &[Parcel<'_>]) -> Vec<Result<Committed, Trouble>> {
             // Not every test listens.
-            let _ = self.arrived.send(messages.len());
+            let _ = self.arrived.send(parcels.len());
             // Disconnected means: go on, always.
             let _ = self.go_on.recv();
-            assert!(messages.iter().all(|message| message.content != b"panic"), "a gated panic");
-            messages.iter().map(|_| Ok(Committed::attested_by_storage())).collect()
+            assert!(parcels.iter().all(|parcel| parcel.message.content != b"panic"), "a gated panic");
+            parcels.iter().map(|_| Ok(Committed::attested_by_storage())).collect()
         }
     }
 

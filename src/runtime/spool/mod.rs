@@ -9,7 +9,6 @@
 //! The [`Log`] decides; here is only carried out. A shard never waits for the disk with anything but a future, and what
 //! takes long (writing 16 MiB of zeroes, syncing a directory) is done by a thread.
 
-mod bell;
 mod files;
 mod keeper;
 mod opening;
@@ -28,12 +27,12 @@ use futures_lite::future;
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 
-use self::bell::Bell;
 use self::files::Files;
 use self::keeper::Job;
 pub use self::keeper::Keeper;
 pub use self::opening::{OpenedLog, OpenedSpool, Recovered, SpoolError, SpoolSettings, open, spool_directory};
 use super::atomic_file::WriteFault;
+use super::bell::Bell;
 use super::clock::Clock;
 use super::log_writer::Log as EventLog;
 use super::shard::spawn_guarded;

@@ -155,6 +155,11 @@ impl Relay {
         }
     }
 
+    /// How many messages it can take at a time.
+    pub fn connections_max(&self) -> usize {
+        self.hop.settings.connections_max
+    }
+
     /// How many messages it can take now. More are not refused, but wait here.
     pub fn capacity(&self) -> usize {
         self.hop.settings.connections_max.saturating_sub(self.hop.errands.get())
