@@ -1,5 +1,5 @@
 //! Other people's servers: `onetrip submit` sends through Postfix, Exim and OpenSMTPD, Postfix and Exim send through
-//! `onetrip serve`, and `onetrip serve` passes messages on to Postfix.
+//! `onetrip serve`, and `onetrip serve` passes messages on to Postfix and Dovecot.
 //!
 //! The servers are never installed. `tests/other_servers/fetch` puts Debian's packages into `target/other-servers`, or into
 //! the folder that `ONETRIP_OTHER_SERVERS` names, and each test runs its server from there in namespaces of its own, for
@@ -15,6 +15,7 @@ mod process;
 
 /// The other servers, and the world in which they run.
 mod other_servers {
+    pub mod dovecot;
     pub mod dovecot_auth;
     pub mod exim;
     pub mod opensmtpd;
@@ -27,7 +28,7 @@ use std::net::TcpStream;
 use std::process::Output;
 
 use other_servers::world::{OtherServer, Relay, World, skip};
-use other_servers::{exim, opensmtpd, postfix};
+use other_servers::{dovecot, exim, opensmtpd, postfix};
 use process::{HOSTNAME, PASSWORD, RECIPIENT, SENDER, Server, Site, USER, onetrip, run_with_input};
 
 use serde_json::Value;
@@ -246,6 +247,37 @@ fn onetrip_hands_messages_through_to_postfix_over_starttls_and_over_implicit_tls
         }
         onetrip.stop(&site);
     }
+}
+
+#[test]
+fn dovecot_takes_messages_by_lmtp_over_tcp_and_over_its_socket() {
+    for over_tcp in [true, false] {
+        let Some(world) = World::new("dovecot") else { return };
+        let server = dovecot::start(world);
+        let hop = match over_tcp {
+            true => format!("lmtp:127.0.0.1:{}", server.starttls.port()),
+            false => format!("lmtp:{}", server.path(dovecot::SOCKET).display()),
+        };
+        let site = Site::new();
+        let onetrip = site.serve(&["--deliver", &hop]);
+        for message in &messages() {
+            passes_on(&site, &onetrip, &server, message);
+        }
+        drop(onetrip);
+    }
+}
+
+#[test]
+fn postfix_takes_messages_from_the_queue() {
+    let Some(world) = World::new("postfix") else { return };
+    let server = postfix::start(world, None);
+    let site = Site::new();
+    let hop = format!("relay:{HOSTNAME}:{}", server.starttls.port());
+    let onetrip = site.serve(&flags(&site, &server, &["--deliver", &hop]));
+    for message in &messages() {
+        passes_on(&site, &onetrip, &server, message);
+    }
+    onetrip.stop(&site);
 }
 
 /// What lets onetrip log in at the other server.
