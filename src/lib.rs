@@ -11,6 +11,7 @@
 //! | [`auth`] | credentials judged | read files |
 //! | [`spool`] | how messages lie on the disk | touch the world |
 //! | [`relay`] | which message goes where, and when again | touch the world |
+//! | [`queue`] | what can be asked about the queue, and how the answer reads | open sockets or files |
 //! | [`observe`] | events, log lines, metrics | write anywhere |
 //! | [`wire`] | one connection without its socket: `proto` inside `tls` | receive, send, wait |
 //! | [`check`] | is this host ready: findings from facts | touch the host |
@@ -39,6 +40,8 @@ pub mod manual;
 #[cfg(feature = "server")]
 pub mod observe;
 pub mod proto;
+#[cfg(feature = "server")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod relay;
 #[cfg(feature = "server")]

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer, and the layers that it may name besides itself.
-const LAYERS: [(&str, &[&str]); 17] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("limits", &[]),
     ("time", &[]),
     ("exit", &[]),
@@ -24,6 +24,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("wire", &["limits", "time", "proto", "tls"]),
     ("config", &["limits", "time", "proto", "relay", "tls", "observe", "exit"]),
     ("check", &["limits", "time", "relay", "tls", "config", "exit"]),
+    ("queue", &["exit"]),
     ("submit", &["limits", "time", "proto", "tls", "wire", "exit", "fast_open"]),
     (
         "runtime",
@@ -40,10 +41,11 @@ const LAYERS: [(&str, &[&str]); 17] = [
             "fast_open",
             "config",
             "check",
+            "queue",
             "exit",
         ],
     ),
-    ("cli", &["limits", "time", "proto", "config", "check", "submit", "runtime", "exit"]),
+    ("cli", &["limits", "time", "proto", "config", "check", "queue", "submit", "runtime", "exit"]),
 ];
 
 /// Where sockets, files, clocks and threads are.
