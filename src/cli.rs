@@ -16,6 +16,8 @@ use crate::config::{self, Config, ConfigError, ConfigFile, Flags, Host, Setting}
 use crate::exit::Exit;
 use crate::proto::credential::SenderPattern;
 use crate::runtime::host;
+use crate::queue::{self, Fault};
+use crate::runtime::queue_command;
 use crate::runtime::user_command::{self, ListFormat, UserCommandError};
 use crate::runtime::{self, ServeError};
 use crate::submit::{self, SubmitError};
@@ -55,6 +57,7 @@ fn command() -> Command {
         .subcommand(submit::command("submit"))
         .subcommand(user_command())
         .subcommand(check_command())
+        .subcommand(queue::command(with_state_dir))
 }
 
 fn serve_command() -> Command {
@@ -119,6 +122,15 @@ fn with_users_file(command: Command) -> Command {
     command.arg(config_argument()).args(arguments.map(|setting| setting.argument().help_heading("Where the users are")))
 }
 
+/// The flags that lead to the state directory, the same as those of `serve`.
+fn with_state_dir(command: Command) -> Command {
+    let arguments = config::settings().into_iter().filter(|setting| setting.name == "state-dir");
+    let heading = "Where the queue is";
+    command
+        .arg(config_argument().help_heading(heading))
+        .args(arguments.map(|setting| setting.argument().help_heading(heading)))
+}
+
 fn config_argument() -> Arg {
     Arg::new("config")
         .long("config")
@@ -157,6 +169,7 @@ fn carry_out(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("submit", matches)) => Ok(submit::run(matches)?),
         Some(("user", matches)) => user(matches),
         Some(("check", matches)) => check(matches),
+        Some(("queue", matches)) => queue(matches),
         _ => unreachable!("clap lets no other command through"),
     }
 }
@@ -216,6 +229,13 @@ fn user_list(matches: &ArgMatches) -> Result<(), Failure> {
     let users_file = configured(matches, Config::users_file)?;
     let format = if matches.get_flag("json") { ListFormat::Json } else { ListFormat::Text };
     print(&user_command::list(&users_file, format)?)
+}
+
+fn queue(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some((name, matches)) = matches.subcommand() else { unreachable!("clap lets no other command through") };
+    let asked = queue::asked(name, matches)?;
+    let state_dir = configured(matches, Config::state_dir)?;
+    Ok(queue_command::run(&state_dir, &asked, &mut io::stdout().lock())?)
 }
 
 fn name_of(matches: &ArgMatches) -> &str {
@@ -303,6 +323,12 @@ impl From<ServeError> for Failure {
 impl From<SubmitError> for Failure {
     fn from(error: SubmitError) -> Self {
         Self { exit: error.exit(), message: error.to_string() }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { exit: fault.exit(), message: fault.to_string() }
     }
 }
 

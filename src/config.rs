@@ -106,6 +106,16 @@ impl Config {
         if self.tls_sessions == 0 { Returning::StartAnew } else { listen.returning(self.early_data) }
     }
 
+    /// Only the path of the state directory, for commands that need nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Config::resolve`], but values are not held against each other.
+    pub fn state_dir(flags: &Flags, file: Option<ConfigFile<'_>>) -> Result<PathBuf, ConfigError> {
+        let given = Given::new(flags, file)?;
+        Ok(Self::read(&given, &Host::default())?.state_dir)
+    }
+
     /// The core that a shard is pinned to, or `None` if the kernel may move it.
     pub fn core_of_shard(&self, shard: usize) -> Option<usize> {
         self.cores.get(shard).copied()

@@ -362,6 +362,21 @@ pub const ONCE_STRIPE_TOKENS: usize = 3_400;
 /// How often it is told that tokens had to be forgotten early.
 pub const ONCE_FORGOTTEN_REMINDER: Duration = Duration::from_secs(60);
 
+// ── The control socket ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Requests about the queue that are answered at a time: each has a thread, and people ask few.
+pub const CONTROL_CONNECTIONS_MAX: usize = 8;
+
+/// Longest request in bytes: a thousand ids, and all conditions.
+pub const CONTROL_REQUEST_BYTES_MAX: u64 = 65_536;
+
+/// How long a request may take to arrive.
+pub const CONTROL_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long whoever asked may leave the answer unread before it is broken off: a person reads a page, and more than a
+/// page waits in the pipe.
+pub const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(600);
+
 // ── The queue ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Longest text in bytes that is kept of what the last attempt came to: a reply of several lines fits.

@@ -11,6 +11,7 @@
 //! | `delivery-SHARD-N` | writes and syncs files |
 //! | `onetrip-log` | writes log lines |
 //! | `onetrip-metrics` | answers whoever asks for metrics |
+//! | `onetrip-control` | answers `onetrip queue`, on a socket in the state directory |
 //! | the first one | waits for signals, notices changed files, ticks once a second |
 
 mod accept;
@@ -21,6 +22,7 @@ pub mod certificates;
 pub mod clock;
 mod connection;
 mod connections;
+mod control;
 pub mod delivery;
 pub mod host;
 mod listeners;
@@ -30,6 +32,7 @@ mod once;
 pub mod passwords;
 pub mod qhlo_secrets;
 pub mod queue;
+pub mod queue_command;
 mod report;
 mod serve;
 mod shard;
