@@ -362,6 +362,12 @@ pub const ONCE_STRIPE_TOKENS: usize = 3_400;
 /// How often it is told that tokens had to be forgotten early.
 pub const ONCE_FORGOTTEN_REMINDER: Duration = Duration::from_secs(60);
 
+// ── Starting ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How long a server waits for an address that is taken: the kernel needs some ten milliseconds, on a busy machine more,
+/// to let go of the listeners of a server that was killed.
+pub const LISTEN_TAKEN_PATIENCE: Duration = Duration::from_secs(1);
+
 // ── The control socket ──────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Requests about the queue that are answered at a time: each has a thread, and people ask few.

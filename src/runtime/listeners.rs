@@ -4,9 +4,12 @@
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::limits;
 use crate::proto::server::Opening;
 use crate::tls::config::Returning;
 
@@ -82,12 +85,24 @@ pub(super) fn listen(endpoint: Endpoint, shards: usize, settings: ListenerSettin
 }
 
 /// With SO_REUSEPORT alone a second server would quietly take half of the first one's connections.
+///
+/// After a kill the kernel still cleans up the rings of the dead process for a moment, and they hold its listeners: so it
+/// is tried again for a while.
 fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
-    let probe = bound(address, Sharing::Alone)?;
-    probe.listen(1)
+    let end = Instant::now() + limits::LISTEN_TAKEN_PATIENCE;
+    loop {
+        match probe(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => thread::sleep(TAKEN_LOOK),
+            outcome => return outcome,
+        }
+    }
+}
+
+fn probe(address: SocketAddr) -> io::Result<()> {
+    bound(address, Sharing::Alone)?.listen(1)
 }
 
 /// Can this address be listened on? Nothing listens there afterwards.
@@ -145,6 +160,9 @@ pub(super) fn set_fast_open(socket: &Socket, queue: u32) -> io::Result<()> {
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// How often it is looked whether a taken port is free.
+const TAKEN_LOOK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {

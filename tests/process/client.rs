@@ -84,16 +84,22 @@ impl Client {
 
     /// Begins TLS and goes through its handshake.
     pub fn secure(&mut self) {
+        self.try_secure().expect("a handshake");
+    }
+
+    /// The same with a server that may be gone.
+    pub fn try_secure(&mut self) -> io::Result<()> {
         assert!(self.received.is_empty(), "nothing comes in clear text after the reply to STARTTLS");
         let Wire::Clear(stream) = &self.wire else { panic!("TLS inside TLS") };
-        let stream = stream.try_clone().expect("a descriptor");
+        let stream = stream.try_clone()?;
         let name = ServerName::try_from(HOSTNAME).expect("a name");
         let session = ClientConnection::new(tls(), name).expect("a session");
         let mut stream = StreamOwned::new(session, stream);
         while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+            stream.conn.complete_io(&mut stream.sock)?;
         }
         self.wire = Wire::Tls(Box::new(stream));
+        Ok(())
     }
 
     /// The certificate that the server has shown.
@@ -172,40 +178,45 @@ impl Client {
 
     /// Takes one reply.
     pub fn reply(&mut self) -> String {
+        self.try_reply().expect("the connection is neither closed nor reset nor silent")
+    }
+
+    /// Takes one reply of a server that may be gone.
+    pub fn try_reply(&mut self) -> io::Result<String> {
         let mut lines = Vec::new();
         loop {
-            let line = self.line().unwrap_or_else(|| panic!("the server closed after {lines:?}"));
+            let line = self.line()?.ok_or(io::ErrorKind::UnexpectedEof)?;
             let is_last = line.as_bytes().get(3) != Some(&b'-');
             lines.push(line);
             if is_last {
-                return lines.join("\n");
+                return Ok(lines.join("\n"));
             }
         }
     }
 
     /// The server must have nothing more to say, and close in an orderly way.
     pub fn expect_end(&mut self) {
-        let line = self.line();
+        let line = self.line().expect("the connection is neither reset nor silent");
         assert_eq!(line, None, "the server was to close");
     }
 
-    fn line(&mut self) -> Option<String> {
+    fn line(&mut self) -> io::Result<Option<String>> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let rest = self.received.split_off(end + 1);
                 let line = std::mem::replace(&mut self.received, rest);
                 let line = line.strip_suffix(b"\r\n").expect("lines end in CRLF");
-                return Some(String::from_utf8(line.to_vec()).expect("text"));
+                return Ok(Some(String::from_utf8(line.to_vec()).expect("text")));
             }
             let mut buffer = [0; 4_096];
             let bytes = match &mut self.wire {
                 Wire::Clear(stream) => stream.read(&mut buffer),
                 Wire::Tls(stream) => stream.read(&mut buffer),
             };
-            match bytes.expect("the connection is neither reset nor silent") {
+            match bytes? {
                 0 => {
                     assert!(self.received.is_empty(), "half a line: {:?}", self.received);
-                    return None;
+                    return Ok(None);
                 }
                 bytes => self.received.extend_from_slice(&buffer[..bytes]),
             }
