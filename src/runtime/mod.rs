@@ -36,6 +36,7 @@ pub mod queue_command;
 mod report;
 mod serve;
 mod shard;
+mod shelf;
 mod socket;
 pub mod spool;
 pub mod state_directory;

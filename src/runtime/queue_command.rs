@@ -12,8 +12,9 @@ use data_encoding::BASE64;
 
 use super::atomic_file::PRIVATE_FILE_MODE;
 use super::control;
+use super::shelf::StoppedQueue;
 use crate::exit::Exit;
-use crate::queue::{Asked, Fault, Listing, Order, Reply, Request, Shelf, answer};
+use crate::queue::{Asked, Fault, Listing, Order, Reply, Request, answer};
 
 /// Asks about the queue in `state_dir`, and writes what there is to say to `out`.
 ///
@@ -73,9 +74,9 @@ fn ask_running(
 
 /// Answers from the spool that a stopped server has left.
 fn ask_stopped(state_dir: &Path, request: &Request, presenter: &mut Presenter<'_>) -> Result<(), Fault> {
-    let mut shelf = stopped_shelf(state_dir)?;
+    let mut shelf = StoppedQueue::open(state_dir)?;
     let mut lines = Lines { presenter, line: Vec::new(), fault: None };
-    let answered = answer(request, &mut *shelf, &mut lines);
+    let answered = answer(request, &mut shelf, &mut lines);
     match (lines.fault, answered) {
         (Some(fault), _) => Err(fault),
         (None, Ok(())) => Ok(()),
@@ -249,11 +250,6 @@ fn cannot_print(error: &io::Error) -> Fault {
 fn out_of_step() -> Fault {
     let remedy = "use the onetrip queue of the same version as the server";
     Fault::new(Exit::Software, "the pieces of a message do not fit together", remedy)
-}
-
-fn stopped_shelf(state_dir: &Path) -> Result<Box<dyn Shelf>, Fault> {
-    let problem = format!("no server runs in {}", state_dir.display());
-    Err(Fault::new(Exit::Unavailable, problem, "start it"))
 }
 
 /// Lines of an answer are read in pieces of this size.
