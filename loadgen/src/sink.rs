@@ -55,6 +55,8 @@ enum Deed {
     Reply(String),
     /// Ends the connection without a word.
     Disconnect,
+    /// The same, but a message at its end is kept: its sender cannot know.
+    Lose,
     /// Waits before the usual answer.
     Delay(Duration),
 }
@@ -71,7 +73,8 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// Reads `STAGE[~TEXT][@PERCENT]=DEED`; a deed is a 4xx or 5xx reply, `disconnect`, or `delay MS`. For example
+    /// Reads `STAGE[~TEXT][@PERCENT]=DEED`; a deed is a 4xx or 5xx reply, `disconnect`, `lose` (at
+    /// the end of a message: keep it and disconnect), or `delay MS`. For example
     /// `rcpt~bob@10=452 4.2.2 full` refuses a tenth of the recipients whose line contains `bob`.
     ///
     /// # Errors
@@ -81,7 +84,7 @@ impl Rule {
         Self::read(rule).ok_or_else(|| {
             format!(
                 "{rule:?} is no rule: say STAGE[~TEXT][@PERCENT]=DEED with a stage of connect, hello, mail, rcpt, data, end \
-                 and a deed of a 4xx or 5xx reply, disconnect, or delay MS"
+                 and a deed of a 4xx or 5xx reply, disconnect, lose, or delay MS"
             )
         })
     }
@@ -99,8 +102,10 @@ impl Rule {
 }
 
 fn read_deed(deed: &str) -> Option<Deed> {
-    if deed == "disconnect" {
-        return Some(Deed::Disconnect);
+    match deed {
+        "disconnect" => return Some(Deed::Disconnect),
+        "lose" => return Some(Deed::Lose),
+        _ => {}
     }
     if let Some(delay_ms) = deed.strip_prefix("delay ") {
         return Some(Deed::Delay(Duration::from_millis(delay_ms.parse().ok()?)));
@@ -424,7 +429,7 @@ impl Dialog {
     fn carry_out(&mut self, deed: Option<Deed>, usual: &str) -> bool {
         match deed {
             Some(Deed::Reply(reply)) => self.say(&reply),
-            Some(Deed::Disconnect) => self.close(),
+            Some(Deed::Disconnect | Deed::Lose) => self.close(),
             Some(Deed::Delay(delay)) => {
                 self.actions.push(Action::Wait(delay));
                 self.say(usual);

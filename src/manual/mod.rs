@@ -6,6 +6,7 @@
 //! | set it up | [`configuration`], [`relay`], [`tuning`], [`security`] |
 //! | watch it | [`events`], [`metrics`] |
 //! | know what becomes of acknowledged mail | [`queue`] |
+//! | see and steer the queue | [`queue_command`] |
 //! | measure it, or another server | [`measuring`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
 //! | know the code | [`life_of_a_connection`], [`spool`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
@@ -34,6 +35,9 @@ pub mod events {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("queue_command.md")]
+pub mod queue_command {}
 
 #[doc = include_str!("measuring.md")]
 pub mod measuring {}

@@ -9,7 +9,7 @@ use crate::process::{PASSWORD, PATIENCE, Site, USER};
 use crate::{Random, kills, lasting_address, let_time_pass, stop};
 
 /// The load generator. It is built along with these tests when the whole workspace is tested, and here otherwise.
-fn generator() -> Command {
+pub fn generator() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     Command::new(PROGRAM.get_or_init(|| {
         let beside = PathBuf::from(env!("CARGO_BIN_EXE_onetrip")).with_file_name("onetrip-loadgen");

@@ -15,8 +15,11 @@ mod process;
 mod courier;
 mod load;
 mod maildir;
+mod next_hop;
+mod relay;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use process::Server;
@@ -58,8 +61,10 @@ pub fn kills() -> u64 {
 /// An address that a server can come back to. It is below the ports that the system gives to clients: one that connects
 /// to such a port of its own machine while nobody listens there can meet itself, and then the port is taken.
 pub fn lasting_address() -> SocketAddr {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
     let ports = 10_000..32_000;
-    let first = std::process::id() % 20_000;
+    // Other processes begin elsewhere, and no port is given twice.
+    let first = std::process::id().wrapping_mul(131).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % 20_000;
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let port = ports.cycle().skip(first as usize).find(free).expect("a port is free");
     SocketAddr::from(([127, 0, 0, 1], port))

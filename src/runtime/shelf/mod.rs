@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn details_tell_every_parameter_and_what_became_of_each_recipient() {
         let details = facts().details(NOW, &message("Received: x\r\n", "Subject: y\r\n\r\nbody\r\n"));
-        let recipients: Vec<_> = details.envelope.iter().map(|one| (one.address.as_str(), one.state.as_str())).collect();
+        let recipients: Vec<_> =
+            details.envelope.iter().map(|one| (one.address.as_str(), one.state.as_str())).collect();
         assert_eq!(recipients, [("c@d.example", "delivered"), ("e@f.example", "waiting")]);
         assert_eq!(details.envelope[0].notify.as_deref(), Some("SUCCESS,DELAY"));
         assert_eq!(details.envelope[1].orcpt.as_deref(), Some("rfc822;g@h"));

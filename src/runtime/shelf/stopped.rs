@@ -68,11 +68,7 @@ impl StoppedQueue {
 }
 
 impl Shelf for StoppedQueue {
-    fn list(
-        &mut self,
-        _: &Selection,
-        each: &mut dyn FnMut(Item) -> io::Result<()>,
-    ) -> Result<io::Result<()>, Fault> {
+    fn list(&mut self, _: &Selection, each: &mut dyn FnMut(Item) -> io::Result<()>) -> Result<io::Result<()>, Fault> {
         for (message, number) in &self.messages {
             // A damaged message is set aside at the next start, and told then.
             let Some((envelope, facts)) = self.logs[*number].envelope(self.now, *message)? else { continue };
@@ -248,5 +244,166 @@ fn unreadable(path: &Path, error: &io::Error) -> Fault {
             Fault::new(Exit::NoPermission, problem, "run this as the user that the server runs as, or as root")
         }
         _ => Fault::new(Exit::Io, problem, "if a server has just been started, ask again; else look at the disk"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::{StoppedQueue, segment};
+    use crate::exit::Exit;
+    use crate::proto::command::{Command, parse};
+    use crate::proto::message::{Message, MessageId};
+    use crate::queue::{Item, ItemState, Order, Selection, Shelf};
+    use crate::runtime::spool::{log_settings, spool_directory};
+    use crate::spool::log::{Log, Note};
+    use crate::spool::upkeep::Upkeep;
+    use crate::spool::{Progress, RecipientState};
+    use crate::time::Now;
+
+    const NOW: Now = Now::simulated_ms(0);
+
+    fn id(number: u32) -> MessageId {
+        MessageId::new(NOW.unix, 0, number)
+    }
+
+    fn message(number: u32) -> Message {
+        let mut message = Message { id: id(number), ..Message::default() };
+        let Ok(Command::Mail(mail)) = parse(b"MAIL FROM:<a@b.example> XONCE=t").command else { panic!("no MAIL") };
+        message.envelope.begin(&mail, "ann");
+        for line in ["RCPT TO:<c@d.example>", "RCPT TO:<e@f.example>"] {
+            let Ok(Command::Rcpt(rcpt)) = parse(line.as_bytes()).command else { panic!("no RCPT") };
+            message.envelope.add(&rcpt);
+        }
+        message.trace = b"Received: x\r\n".to_vec();
+        message.content = format!("Subject: {number}\r\n\r\nbody\r\n").into_bytes();
+        message
+    }
+
+    fn progress(number: u32, next_attempt: Duration, held: bool) -> Note {
+        Note::Progress(Progress {
+            message: id(number),
+            recipients: vec![RecipientState::Delivered, RecipientState::Waiting],
+            attempts: 3,
+            next_attempt,
+            held,
+            warned: false,
+            last_reply: "450 later".to_owned(),
+        })
+    }
+
+    /// Writes what a shard has appended and noted, as the server does.
+    fn settle(log: &mut Log, directory: &Path) {
+        log.hurry();
+        while !log.is_idle() {
+            if let Some(write) = log.poll_write(NOW) {
+                let file = fs::OpenOptions::new().write(true).open(segment(directory, write.place.segment)).unwrap();
+                file.write_all_at(&write.bytes, write.place.offset.into()).unwrap();
+                log.handle_written(Ok(()));
+            }
+            if let Some(Upkeep::Prepare { header, .. }) = log.poll_upkeep(NOW) {
+                let mut bytes = header.encode();
+                bytes.resize(header.bytes as usize, 0);
+                fs::write(segment(directory, header.number), bytes).unwrap();
+                log.handle_prepared(NOW, Ok(()));
+            }
+        }
+    }
+
+    /// A state directory with the logs of shards; each is filled by a call.
+    fn state(fill: &[&dyn Fn(&mut Log)]) -> tempfile::TempDir {
+        let state = tempfile::tempdir().unwrap();
+        for (shard, fill) in fill.iter().enumerate() {
+            let directory = spool_directory(state.path()).join(shard.to_string());
+            fs::create_dir_all(&directory).unwrap();
+            let mut log = Log::new(log_settings(Duration::from_secs(60)), 7);
+            fill(&mut log);
+            settle(&mut log, &directory);
+        }
+        state
+    }
+
+    fn append(log: &mut Log, number: u32) {
+        log.append_message(NOW, &message(number), 1).unwrap();
+    }
+
+    fn list(queue: &mut StoppedQueue) -> Vec<Item> {
+        let mut items = Vec::new();
+        let all = queue.list(&Selection::default(), &mut |item| {
+            items.push(item);
+            Ok(())
+        });
+        all.unwrap().unwrap();
+        items
+    }
+
+    #[test]
+    fn messages_of_all_shards_are_listed_oldest_first_with_what_is_noted_of_them() {
+        let later = Duration::from_secs(1 << 40);
+        let state = state(&[
+            &|log| {
+                append(log, 3);
+                append(log, 1);
+                log.note(NOW, &progress(3, later, false), None);
+            },
+            &|log| {
+                append(log, 2);
+                append(log, 4);
+                append(log, 5);
+                log.note(NOW, &progress(2, later, true), None);
+                log.note(NOW, &progress(4, Duration::ZERO, false), None);
+                log.note(NOW, &Note::Done(id(5)), None);
+            },
+        ]);
+        let items = list(&mut StoppedQueue::open(state.path()).unwrap());
+        let states: Vec<_> = items.iter().map(|item| (item.message.clone(), item.state)).collect();
+        let expected = [(1, ItemState::Ready), (2, ItemState::Held), (3, ItemState::Deferred), (4, ItemState::Ready)];
+        assert_eq!(states, expected.map(|(number, state)| (id(number).to_string(), state)));
+        assert_eq!(items[0].recipients.len(), 2);
+        assert_eq!((items[2].recipients.clone(), items[2].attempts), (vec!["e@f.example".to_owned()], 3));
+        assert_eq!(items[2].last_reply.as_deref(), Some("450 later"));
+    }
+
+    #[test]
+    fn a_message_is_shown_and_exported_whole() {
+        let state = state(&[&|log| append(log, 1)]);
+        let mut queue = StoppedQueue::open(state.path()).unwrap();
+        let name = queue.names(&id(1).as_str()[..10], 9).unwrap().remove(0);
+        let details = queue.details(&name).unwrap().unwrap();
+        assert_eq!((details.header.as_str(), details.once.as_deref()), ("Received: x\r\nSubject: 1\r\n", Some("t")));
+        let content = queue.content(&name).unwrap().unwrap();
+        assert_eq!(content, b"Received: x\r\nSubject: 1\r\n\r\nbody\r\n");
+        assert_eq!(queue.content(id(2).as_str()), Ok(None));
+    }
+
+    #[test]
+    fn a_message_that_lies_in_two_logs_counts_once() {
+        let state = state(&[&|log| append(log, 1), &|log| append(log, 1)]);
+        assert_eq!(list(&mut StoppedQueue::open(state.path()).unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn reading_changes_nothing_and_nothing_can_be_changed() {
+        let state = state(&[&|log| append(log, 1)]);
+        let segment = segment(&spool_directory(state.path()).join("0"), 0);
+        let files = || fs::read_dir(segment.parent().unwrap()).unwrap().count();
+        let before = (files(), fs::metadata(&segment).map(|metadata| metadata.modified().unwrap()).ok());
+        let mut queue = StoppedQueue::open(state.path()).unwrap();
+        list(&mut queue);
+        let fault = queue.change(Order::Hold, id(1).as_str()).unwrap_err();
+        assert_eq!(fault.exit(), Exit::Unavailable);
+        assert_eq!(before, (files(), fs::metadata(&segment).map(|metadata| metadata.modified().unwrap()).ok()));
+    }
+
+    #[test]
+    fn a_state_directory_without_a_spool_has_no_messages_and_none_at_all_is_a_fault() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(list(&mut StoppedQueue::open(state.path()).unwrap()).is_empty());
+        let fault = StoppedQueue::open(&state.path().join("missing")).err().unwrap();
+        assert_eq!(fault.exit(), Exit::NoInput);
     }
 }
