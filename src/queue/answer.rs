@@ -29,6 +29,12 @@ pub trait Shelf {
     /// The messages cannot be looked through.
     fn names(&mut self, beginning: &str, most: usize) -> Result<Vec<String>, Fault>;
 
+    /// A message as a list shows it, if it is there.
+    ///
+    /// # Errors
+    /// It is there but cannot be read.
+    fn item(&mut self, message: &str) -> Result<Option<Item>, Fault>;
+
     /// All about a message, if it is there.
     ///
     /// # Errors
@@ -47,6 +53,12 @@ pub trait Shelf {
     /// # Errors
     /// It cannot be carried out: on a stopped server, or because it cannot be written down.
     fn change(&mut self, order: Order, message: &str) -> Result<bool, Fault>;
+
+    /// Has every message tried now, without looking at each.
+    ///
+    /// # Errors
+    /// As for [`Shelf::change`].
+    fn flush_everything(&mut self) -> Result<(), Fault>;
 }
 
 /// Answers one request, line by line.
@@ -112,10 +124,10 @@ fn for_each(
     }
     for message in resolved(&select.ids, shelf)? {
         // One that has left meanwhile is not in the list, as it would not be in any other.
-        if let Some(details) = shelf.details(&message)?
-            && select.meets(&details.item)
+        if let Some(item) = shelf.item(&message)?
+            && select.meets(&item)
         {
-            each(details.item)?;
+            each(item)?;
         }
     }
     Ok(())
@@ -177,6 +189,9 @@ fn change(order: Order, select: &Selection, shelf: &mut dyn Shelf, out: &mut dyn
         Order::Release => WhatBecame::Released,
         _ => WhatBecame::Removed,
     };
+    if order == Order::Flush && select.is_everything() {
+        return flush_everything(shelf, out);
+    }
     let mut changed = 0;
     for message in meant(select, shelf)? {
         let is_there = shelf.change(order, &message)?;
@@ -185,6 +200,16 @@ fn change(order: Order, select: &Selection, shelf: &mut dyn Shelf, out: &mut dyn
         say(&Reply::Done { message, became }, out)?;
     }
     Ok(changed)
+}
+
+fn flush_everything(shelf: &mut dyn Shelf, out: &mut dyn Write) -> Result<u64, Broken> {
+    let messages = shelf.names("", usize::MAX)?;
+    shelf.flush_everything()?;
+    let flushed = messages.len() as u64;
+    for message in messages {
+        say(&Reply::Done { message, became: WhatBecame::Flushed }, out)?;
+    }
+    Ok(flushed)
 }
 
 /// The ids of all messages that are meant, before anything is done with them: what is done may change the list.
@@ -245,6 +270,10 @@ mod tests {
             Ok(names)
         }
 
+        fn item(&mut self, message: &str) -> Result<Option<Item>, Fault> {
+            Ok(self.items.get(message).cloned())
+        }
+
         fn details(&mut self, message: &str) -> Result<Option<Details>, Fault> {
             Ok(self.items.get(message).map(|item| Details { item: item.clone(), ..details(message) }))
         }
@@ -263,6 +292,11 @@ mod tests {
                 self.items.remove(message);
             }
             Ok(true)
+        }
+
+        fn flush_everything(&mut self) -> Result<(), Fault> {
+            let messages: Vec<String> = self.items.keys().cloned().collect();
+            messages.iter().try_for_each(|message| self.change(Order::Flush, message).map(drop))
         }
     }
 
@@ -338,6 +372,15 @@ mod tests {
         let replies = ask(&mut shelf, Order::Remove, held);
         assert_eq!(replies, [done("06b0", WhatBecame::Removed), Reply::End { messages: 1 }]);
         assert_eq!(shelf.items.keys().collect::<Vec<_>>(), ["06b1"]);
+    }
+
+    #[test]
+    fn a_flush_of_everything_is_told_of_each_message_too() {
+        let mut shelf = table(&["06b0", "06b1"]);
+        let replies = ask(&mut shelf, Order::Flush, Selection::default());
+        let flushed = [done("06b0", WhatBecame::Flushed), done("06b1", WhatBecame::Flushed), Reply::End { messages: 2 }];
+        assert_eq!(replies, flushed);
+        assert!(shelf.items.values().all(|item| item.state == ItemState::Ready));
     }
 
     #[test]

@@ -275,6 +275,11 @@ pub(super) mod tests {
             Ok(names.filter(|name| name.starts_with(beginning)).take(most).collect())
         }
 
+        fn item(&mut self, message: &str) -> Result<Option<Item>, Fault> {
+            let number: u64 = message.parse().unwrap();
+            Ok((number < self.0).then(|| item(number)))
+        }
+
         fn details(&mut self, message: &str) -> Result<Option<Details>, Fault> {
             let number: u64 = message.parse().unwrap();
             Ok((number < self.0).then(|| Details {
@@ -298,6 +303,10 @@ pub(super) mod tests {
         fn change(&mut self, _: Order, message: &str) -> Result<bool, Fault> {
             let number: u64 = message.parse().unwrap();
             Ok(number < self.0)
+        }
+
+        fn flush_everything(&mut self) -> Result<(), Fault> {
+            Ok(())
         }
     }
 

@@ -71,7 +71,7 @@ fn relayed(rules: &[&str], before: Before) -> BTreeMap<usize, usize> {
     }
     client.quit();
     if sink.is_none() {
-        server.event("delivery_deferred");
+        server.event("message_deferred");
         sink = Some(Sink::start(address, &keep, rules));
     }
     let end = Instant::now() + PATIENCE;

@@ -131,6 +131,42 @@ fn when_there_are_too_many_tokens_the_oldest_is_forgotten_and_that_is_told() {
     assert_eq!(stored(&site), 3);
 }
 
+#[test]
+fn a_token_is_known_after_a_restart_and_after_a_kill_whether_its_message_is_delivered_or_not() {
+    for flags in [&["--deliver", "discard"][..], &["--deliver", "relay:127.0.0.1:1"], &["--sync", "none"]] {
+        let site = Site::new();
+        let serve = || site.serve(&[&["--shards", "2"], flags].concat());
+        let server = serve();
+        let mut client = Client::logged_in(&server);
+        let first = submit(&mut client, "t", "250");
+        client.quit();
+        server.stop(&site);
+        let server = serve();
+        let again = submit(&mut Client::logged_in(&server), "t", "250");
+        assert_eq!(id(&first), id(&again), "{flags:?}");
+        let other = submit(&mut Client::logged_in(&server), "u", "250");
+        // Dropped is killed.
+        drop(server);
+        let server = serve();
+        assert_eq!(id(&other), id(&submit(&mut Client::logged_in(&server), "u", "250")), "{flags:?}");
+        assert_eq!(id(&first), id(&submit(&mut Client::logged_in(&server), "t", "250")), "{flags:?}");
+        server.stop(&site);
+    }
+}
+
+#[test]
+fn the_extension_is_announced_where_tokens_outlive_the_process_and_nowhere_else() {
+    for (flags, is_announced) in [(["--sync", "commit"], true), (["--sync", "none"], true), (["--sync", "through"], false)] {
+        let site = Site::new();
+        let server = site.serve(&flags);
+        let mut client = Client::over_tls(&server);
+        let list = client.ask("EHLO client.example", "250");
+        assert_eq!(list.lines().any(|line| line[4..] == *"XONCE"), is_announced, "{flags:?}: {list}");
+        client.quit();
+        server.stop(&site);
+    }
+}
+
 /// Two clients on a server of two shards send the same token at the same moment. Which shard serves whom is the kernel's
 /// choice; over the pairs of connections both cases occur.
 #[test]

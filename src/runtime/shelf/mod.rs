@@ -3,6 +3,7 @@
 //! Here is how a queued message is told of; it is the same in both cases. It must not decide what a request means: that is
 //! [`crate::queue::answer`]'s.
 
+mod running;
 mod stopped;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub(super) use self::running::RunningQueue;
 pub(super) use self::stopped::StoppedQueue;
 use crate::proto::command::{Notify, Ret};
 use crate::proto::envelope::Envelope;

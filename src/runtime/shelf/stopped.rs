@@ -84,6 +84,12 @@ impl Shelf for StoppedQueue {
         Ok(names.filter(|name| name.starts_with(beginning)).take(most).collect())
     }
 
+    fn item(&mut self, message: &str) -> Result<Option<Item>, Fault> {
+        let Some((id, found)) = self.find(message) else { return Ok(None) };
+        let found = found.envelope(self.now, id)?;
+        Ok(found.map(|(envelope, facts)| facts.item(self.now, &envelope)))
+    }
+
     fn details(&mut self, message: &str) -> Result<Option<Details>, Fault> {
         let Some((id, found)) = self.find(message) else { return Ok(None) };
         let message = found.message(id)?;
@@ -96,7 +102,11 @@ impl Shelf for StoppedQueue {
     }
 
     fn change(&mut self, _: Order, _: &str) -> Result<bool, Fault> {
-        Err(Fault::new(Exit::Unavailable, "no server runs that could do it", "start it, and ask again"))
+        Err(nobody_there())
+    }
+
+    fn flush_everything(&mut self) -> Result<(), Fault> {
+        Err(nobody_there())
     }
 }
 
@@ -235,6 +245,10 @@ fn segments(directory: &Path) -> io::Result<Vec<u32>> {
 
 fn segment(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:010}"))
+}
+
+fn nobody_there() -> Fault {
+    Fault::new(Exit::Unavailable, "no server runs that could do it", "start it, and ask again")
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Fault {
