@@ -378,7 +378,8 @@ mod tests {
     fn a_flush_of_everything_is_told_of_each_message_too() {
         let mut shelf = table(&["06b0", "06b1"]);
         let replies = ask(&mut shelf, Order::Flush, Selection::default());
-        let flushed = [done("06b0", WhatBecame::Flushed), done("06b1", WhatBecame::Flushed), Reply::End { messages: 2 }];
+        let flushed =
+            [done("06b0", WhatBecame::Flushed), done("06b1", WhatBecame::Flushed), Reply::End { messages: 2 }];
         assert_eq!(replies, flushed);
         assert!(shelf.items.values().all(|item| item.state == ItemState::Ready));
     }

@@ -156,7 +156,9 @@ fn a_token_is_known_after_a_restart_and_after_a_kill_whether_its_message_is_deli
 
 #[test]
 fn the_extension_is_announced_where_tokens_outlive_the_process_and_nowhere_else() {
-    for (flags, is_announced) in [(["--sync", "commit"], true), (["--sync", "none"], true), (["--sync", "through"], false)] {
+    for (flags, is_announced) in
+        [(["--sync", "commit"], true), (["--sync", "none"], true), (["--sync", "through"], false)]
+    {
         let site = Site::new();
         let server = site.serve(&flags);
         let mut client = Client::over_tls(&server);

@@ -59,11 +59,7 @@ impl RunningQueue {
 }
 
 impl Shelf for RunningQueue {
-    fn list(
-        &mut self,
-        _: &Selection,
-        each: &mut dyn FnMut(Item) -> io::Result<()>,
-    ) -> Result<io::Result<()>, Fault> {
+    fn list(&mut self, _: &Selection, each: &mut dyn FnMut(Item) -> io::Result<()>) -> Result<io::Result<()>, Fault> {
         let mut outcome = Ok(());
         self.handle.list(&mut |shown| {
             outcome = each(self.item(&shown));
