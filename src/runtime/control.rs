@@ -18,22 +18,28 @@ use std::thread;
 
 use socket2::SockRef;
 
-use super::atomic_file::PRIVATE_FILE_MODE;
+use super::atomic_file::{PRIVATE_FILE_MODE, remove_if_there};
 use crate::exit::Exit;
 use crate::limits;
 use crate::queue::{Fault, Reply, Request, Shelf, answer};
 
 /// The name of the socket in the state directory.
-pub const CONTROL_SOCKET: &str = "control";
+const CONTROL_SOCKET: &str = "control";
 
 /// Gives each request something to ask.
 pub(super) type OpenShelf = dyn Fn() -> Box<dyn Shelf> + Send + Sync;
 
+/// The socket, at which nobody answers yet. It goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct ControlSocket {
+    path: PathBuf,
+    listener: Arc<UnixListener>,
+}
+
 /// The running server of the socket; it stops when dropped.
 #[derive(Debug)]
 pub(super) struct ControlServer {
-    path: PathBuf,
-    listener: Arc<UnixListener>,
+    socket: ControlSocket,
     connections: Arc<Connections>,
 }
 
@@ -44,38 +50,50 @@ pub(super) struct ControlServerError {
     cause: io::Error,
 }
 
-impl ControlServer {
-    /// Makes the socket and starts the thread. Whoever calls holds the lock of the state directory, so that a socket that
-    /// is there already belongs to nobody any more.
+impl ControlSocket {
+    /// Makes the socket. Whoever calls holds the lock of the state directory, so that a socket that is there already belongs
+    /// to nobody any more.
     ///
     /// # Errors
-    /// The socket cannot be made, or the system has no thread to give.
-    pub(super) fn start(state_dir: &Path, open_shelf: Box<OpenShelf>) -> Result<Self, ControlServerError> {
+    /// The system refuses it.
+    pub(super) fn bind(state_dir: &Path) -> Result<Self, ControlServerError> {
         let path = state_dir.join(CONTROL_SOCKET);
-        Self::open(&path, open_shelf.into()).map_err(|cause| ControlServerError { path, cause })
+        let bound = remove_if_there(&path).and_then(|()| with_short_path(&path, UnixListener::bind));
+        let listener = bound.map_err(|cause| ControlServerError { path: path.clone(), cause })?;
+        let socket = Self { path, listener: Arc::new(listener) };
+        fs::set_permissions(&socket.path, Permissions::from_mode(PRIVATE_FILE_MODE))
+            .map_err(|cause| ControlServerError { path: socket.path.clone(), cause })?;
+        Ok(socket)
     }
 
-    fn open(path: &Path, open_shelf: Arc<OpenShelf>) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = Arc::new(with_short_path(path, UnixListener::bind)?);
-        fs::set_permissions(path, Permissions::from_mode(PRIVATE_FILE_MODE))?;
+    /// Answers from now on.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub(super) fn serve(self, open_shelf: Box<OpenShelf>) -> io::Result<ControlServer> {
         let connections = Arc::new(Connections::default());
-        let acceptor = Acceptor { listener: Arc::clone(&listener), connections: Arc::clone(&connections), open_shelf };
+        let acceptor = Acceptor {
+            listener: Arc::clone(&self.listener),
+            connections: Arc::clone(&connections),
+            open_shelf: open_shelf.into(),
+        };
         thread::Builder::new().name("onetrip-control".to_owned()).spawn(move || acceptor.run())?;
-        Ok(Self { path: path.to_owned(), listener, connections })
+        Ok(ControlServer { socket: self, connections })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // One that stays behind is in nobody's way.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
-        // First the name, so that nobody finds a socket where nobody answers.
-        let _ = fs::remove_file(&self.path);
         self.connections.close();
         // On Linux this makes the accept() that waits in the thread return at once.
-        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Read);
+        let _ = SockRef::from(&*self.socket.listener).shutdown(Shutdown::Read);
     }
 }
 
@@ -236,12 +254,12 @@ pub(super) mod tests {
     use std::path::Path;
     use std::sync::{Arc, Barrier, Mutex};
 
-    use super::{ControlServer, connect};
+    use super::{ControlServer, ControlSocket, OpenShelf, connect};
     use crate::limits;
     use crate::queue::{Details, Fault, Item, ItemState, Order, Reply, Request, Selection, Shelf};
 
     /// So many messages, numbered from 0.
-    pub(crate) struct Numbers(pub(crate) u64);
+    struct Numbers(u64);
 
     fn item(number: u64) -> Item {
         Item {
@@ -310,8 +328,13 @@ pub(super) mod tests {
         }
     }
 
-    fn start(directory: &Path, messages: u64) -> ControlServer {
-        ControlServer::start(directory, Box::new(move || Box::new(Numbers(messages)))).unwrap()
+    /// A server that knows so many messages.
+    pub(crate) fn start(directory: &Path, messages: u64) -> ControlServer {
+        start_with(directory, Box::new(move || Box::new(Numbers(messages))))
+    }
+
+    fn start_with(directory: &Path, open_shelf: Box<OpenShelf>) -> ControlServer {
+        ControlSocket::bind(directory).unwrap().serve(open_shelf).unwrap()
     }
 
     fn ask(directory: &Path, request: &str) -> Vec<Reply> {
@@ -407,7 +430,7 @@ pub(super) mod tests {
             shelf_under_way.wait();
             Box::new(Numbers(u64::MAX)) as Box<dyn Shelf>
         };
-        let server = ControlServer::start(directory.path(), Box::new(open_shelf)).unwrap();
+        let server = start_with(directory.path(), Box::new(open_shelf));
         let mut stream = connect(directory.path()).unwrap();
         stream.write_all(list().as_bytes()).unwrap();
         under_way.wait();

@@ -262,7 +262,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::control::ControlServer;
-    use super::super::control::tests::Numbers;
+    use super::super::control::tests::start;
     use super::run;
     use crate::exit::Exit;
     use crate::queue::{Asked, Fault, Format, Order, Request, Selection};
@@ -275,7 +275,7 @@ mod tests {
 
     fn site(messages: u64) -> (tempfile::TempDir, ControlServer) {
         let directory = tempfile::tempdir().unwrap();
-        let server = ControlServer::start(directory.path(), Box::new(move || Box::new(Numbers(messages)))).unwrap();
+        let server = start(directory.path(), messages);
         (directory, server)
     }
 

@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 use super::admission::AddressCounts;
 use super::certificates::{CertificateFiles, CertificateLoader, CertificateWarning};
 use super::clock::Clock;
+use super::control::{ControlServer, ControlSocket};
 use super::delivery::relay::{RelayMaterial, RelaySettings};
 use super::delivery::{Delivery, DeliverySettings};
 use super::listeners::{ByReturning, Endpoint, Listener, ListenerSettings as SocketSettings, listen};
@@ -32,6 +33,7 @@ use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::queue::{CarrierParts, Depth, QueueHandle, QueueParts, Request};
 use super::report::listener_kind;
 use super::shard::{self, ListenerSettings, Order, ShardParts, ShardThread, try_executor};
+use super::shelf::RunningQueue;
 use super::spool::{self, Keeper, OpenedLog, SpoolSettings, log_settings, spool_directory};
 use super::state_directory::StateDirectory;
 use super::users_file::{Reload, UsersFile};
@@ -141,6 +143,7 @@ struct Service {
     routes: Arc<Routes>,
     /// The way to the queues of all shards.
     queue: QueueHandle,
+    control: Option<ControlServer>,
     shards: Vec<RunningShard>,
     signals: flume::Receiver<i32>,
 }
@@ -246,11 +249,14 @@ impl Service {
             relays,
             routes,
             queue: QueueHandle::new(Vec::new()),
+            control: None,
             shards: Vec::new(),
             signals,
         };
         spool.events.iter().for_each(|event| service.report(event.clone()));
+        let control = ControlSocket::bind(directory.path()).map_err(|error| ServeError::of(error.exit(), error))?;
         service.start_shards(listeners, spool.logs, connections_max, &password_settings)?;
+        service.answer_on(control)?;
         service.announce(&Opened { listening, warnings }, loaded);
         Ok(service)
     }
@@ -302,6 +308,14 @@ impl Service {
             self.shards.push(RunningShard { orders, thread });
         }
         self.queue = QueueHandle::new(ways);
+        Ok(())
+    }
+
+    /// From now on `onetrip queue` is answered.
+    fn answer_on(&mut self, socket: ControlSocket) -> Result<(), ServeError> {
+        let queue = RunningQueue::new(self.queue.clone(), &self.routes, self.clock);
+        let control = socket.serve(Box::new(move || Box::new(queue.clone())));
+        self.control = Some(control.map_err(|error| no_thread(&error))?);
         Ok(())
     }
 
@@ -419,6 +433,7 @@ impl Service {
     }
 
     fn finish(mut self) -> Result<(), ServeError> {
+        drop(self.control.take());
         let mut cut = 0;
         let mut broken = None;
         for shard in std::mem::take(&mut self.shards) {
@@ -470,7 +485,8 @@ fn conversation_settings(config: &Config, secrets: &QhloSecrets, returning: Retu
         messages_max: config.messages_max,
         early_ehlo: config.greet_pause.is_zero(),
         early_data: returning == Returning::SendEarlyData,
-        once: false,
+        // Handed through, a message leaves nothing behind that would know its token after a restart.
+        once: config.sync != SyncPolicy::Through,
     };
     Settings {
         hostname: config.hostname.clone(),

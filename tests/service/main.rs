@@ -16,6 +16,7 @@ mod logins;
 mod observing;
 mod once;
 mod queue;
+mod queue_command;
 mod reloading;
 mod spool;
 mod starting;

@@ -28,7 +28,7 @@ impl RunningQueue {
         Self { handle, destinations, clock }
     }
 
-    fn item(&self, shown: &Shown) -> Item {
+    fn listed(&self, shown: &Shown) -> Item {
         self.facts(shown).item(self.clock.now(), &shown.envelope)
     }
 
@@ -62,7 +62,7 @@ impl Shelf for RunningQueue {
     fn list(&mut self, _: &Selection, each: &mut dyn FnMut(Item) -> io::Result<()>) -> Result<io::Result<()>, Fault> {
         let mut outcome = Ok(());
         self.handle.list(&mut |shown| {
-            outcome = each(self.item(&shown));
+            outcome = each(self.listed(&shown));
             outcome.is_ok()
         })?;
         Ok(outcome)
@@ -75,7 +75,7 @@ impl Shelf for RunningQueue {
     fn item(&mut self, message: &str) -> Result<Option<Item>, Fault> {
         let Some(id) = MessageId::from_text(message.as_bytes()) else { return Ok(None) };
         let found = self.handle.find(id)?.transpose().map_err(|reason| unreadable(id, &reason))?;
-        Ok(found.map(|shown| Self::item(self, &shown)))
+        Ok(found.map(|shown| self.listed(&shown)))
     }
 
     fn details(&mut self, message: &str) -> Result<Option<Details>, Fault> {
