@@ -2,7 +2,7 @@
 # Messages per second and the 99th percentile of the time to the final reply, as the number of clients grows: the spool with
 # its shared syncs (--sync commit) against one file and one sync for each message (--sync through).
 #
-#   benches/group_commit.sh DIRECTORY [ROUNDS] > benches/results/DATE-group-commit.txt
+#   benches/commit_or_through.sh DIRECTORY [ROUNDS] > benches/results/DATE-commit-or-through.txt
 #
 # DIRECTORY is on the disk to be measured. The server has processor 0 and one shard, the generator processor 1. Ways take
 # turns, so that whatever else the machine does meets all of them; each line of the result is one run. Programs are those of
