@@ -35,11 +35,11 @@ impl Random {
 
     /// Another sequence, made from this one and a number.
     pub fn branch(&mut self, number: u64) -> Self {
-        Self(self.next() ^ number)
+        Self(self.draw() ^ number)
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -49,7 +49,7 @@ impl Random {
 
     /// The next number below this one.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.draw() % end
     }
 }
 

@@ -83,6 +83,7 @@ fn relayed(rules: &[&str], before: Before) -> BTreeMap<usize, usize> {
     kept(&keep)
 }
 
+#[derive(Clone, Copy)]
 enum Before {
     Up,
     Down,
