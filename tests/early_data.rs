@@ -265,10 +265,8 @@ fn a_client_that_says_all_that_it_may_and_never_finishes_is_held_within_bounds()
     let mut flight = Vec::new();
     client.begin_tls_early();
     client.say(submission("").as_bytes(), &mut flight);
-    let more = [b'x'; 16_000];
-    for _ in 0..7 {
-        client.say(&more, &mut flight);
-    }
+    // With this its one record is nearly full: our client sends no second one, because some servers trip over it.
+    client.say(&[b'x'; 16_000], &mut flight);
     let (mut server, _) = deliver(&site, &flight);
     assert!(server.connection.server().is_awaiting_finish());
     assert_eq!(server.stored.len(), 0);
