@@ -6,7 +6,7 @@
 #
 # DIRECTORY is on the disk to be measured. The server has processor 0 and one shard, the generator processor 1. Ways take
 # turns, so that whatever else the machine does meets all of them; each line of the result is one run. Programs are those of
-# target/release.
+# target/release. A client goes on to the end of its 100 messages when the time is over.
 set -eu
 
 directory=$1
@@ -35,7 +35,7 @@ run() { # WAY CLIENTS: one run
     until "$programs/onetrip-loadgen" run "127.0.0.1:$port" --user load --password-file "$directory/password" --count 1 \
         > "$directory/said" 2>&1; do sleep 0.1; done
     "$programs/onetrip-loadgen" run "127.0.0.1:$port" --user load --password-file "$directory/password" \
-        --scenario full-resumed --connections "$clients" --messages 1000 --duration "$seconds" --mailboxes 100 --cores 1 \
+        --scenario full-resumed --connections "$clients" --messages 100 --duration "$seconds" --mailboxes 100 --cores 1 \
         --server-pid "$server" --json "$directory/report.json" > "$directory/report.txt" 2>&1 || true
     kill "$server"
     wait "$server" || true
