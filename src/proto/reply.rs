@@ -131,6 +131,8 @@ replies! {
     TOO_MANY_FROM_ADDRESS = "421 4.7.0 Too many connections from your address; try again later";
     /// The bound on refused commands is reached.
     TOO_MANY_ERRORS = "421 4.7.0 Too many errors";
+    /// What follows belongs to something refused and is more than is read and dropped.
+    UNSKIPPABLE = "421 4.5.2 The rest cannot be skipped";
     /// The bound on commands that do not lead to a message is reached.
     TOO_MANY_COMMANDS = "421 4.7.0 Too many commands without a message";
     /// The bound on failed AUTH commands is reached.

@@ -80,7 +80,7 @@ impl Server {
                 &[]
             }
             Skip::TooMuch => {
-                self.end_with(reply::TOO_MANY_ERRORS, Outcome::Unskippable, out);
+                self.end_with(reply::UNSKIPPABLE, Outcome::Unskippable, out);
                 &[]
             }
         }

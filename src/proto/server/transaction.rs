@@ -354,7 +354,7 @@ impl Server {
     pub(super) fn refuse_chunk(&mut self, size: u64, reply: Reply, out: &mut Vec<u8>) {
         if size > self.settings.bounds.message_bytes_max.saturating_add(REFUSED_CHUNK_BYTES_MAX) {
             say(reply, out);
-            self.end_with(reply::TOO_MANY_ERRORS, Outcome::Unskippable, out);
+            self.end_with(reply::UNSKIPPABLE, Outcome::Unskippable, out);
         } else if size == 0 {
             self.refuse(reply, out);
         } else {
