@@ -1,0 +1,196 @@
+//! Clients by the thousand that are slow, silent, half-closed, or deaf: each costs little and holds up nobody.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use crate::process::client::Client;
+use crate::process::{RECIPIENT, Site};
+use crate::world::{Holdings, Peace, alone, assert_sound, connect, connect_with_window, crowd, serve, wait_for_open};
+
+/// Slow clients in clear text at once: what 20,000 descriptors and two cores bear in a test that is not to last.
+const SLOW_CLIENTS: usize = 6_000;
+/// Slow clients inside TLS at once: each costs two handshakes, of the server and of the test, neither optimized.
+const SLOW_TLS_CLIENTS: usize = 500;
+/// Clients at once that send and never read.
+const DEAF_CLIENTS: usize = 100;
+
+/// Memory in KiB that a connection in clear text may hold. A shard's own buffers are counted in, as they are few.
+const CLEAR_KIB_MAX: u64 = 8;
+/// The same inside TLS, within a message.
+const TLS_KIB_MAX: u64 = 40;
+/// The same for one whose replies nobody takes: those to one receive of commands, and `--commands-max` bounds these.
+const DEAF_KIB_MAX: u64 = 1_024;
+/// What a server may take besides, whoever is connected.
+const BESIDE_KIB: u64 = 24 << 10;
+
+fn all(count: usize, connected_to: std::net::SocketAddr) -> Vec<TcpStream> {
+    (0..count).map(|number| connect(number, connected_to)).collect()
+}
+
+#[test]
+fn thousands_of_slow_senders_cost_little_and_hold_up_nobody() {
+    let _turn = alone();
+    let count = crowd(SLOW_CLIENTS);
+    let site = Site::new();
+    let server = serve(&site, &[]);
+    let peace = Peace::at(&server);
+    let before = Holdings::of(&server);
+    let mut slow = all(count, server.starttls);
+    peace.holds_during(&format!("{count} clients that send a byte at a time"), || {
+        for byte in b"EHLO slow" {
+            for client in &mut slow {
+                client.write_all(&[*byte]).unwrap();
+            }
+        }
+    });
+    wait_for_open(&server, |open| open >= count as u64);
+    before.assert_grown_by_at_most(&server, "slow senders", count as u64 * CLEAR_KIB_MAX + BESIDE_KIB);
+    peace.holds_beside("the same, silent now");
+    // They are slow, and are served all the same.
+    let mut last = Client::over(slow.pop().unwrap());
+    last.expect("220");
+    last.ask(".example", "250");
+    drop((last, slow));
+    before.assert_given_back(&server);
+    assert_sound(&server);
+    server.stop(&site);
+}
+
+#[test]
+fn hundreds_of_slow_senders_inside_tls_and_within_a_message_hold_up_nobody() {
+    let _turn = alone();
+    let count = crowd(SLOW_TLS_CLIENTS);
+    let site = Site::new();
+    let server = serve(&site, &[]);
+    let peace = Peace::at(&server);
+    let before = Holdings::of(&server);
+    let mut slow: Vec<Client> = (0..count).map(|_| Client::logged_in(&server)).collect();
+    slow.iter_mut().for_each(|client| client.begin_message(RECIPIENT));
+    peace.holds_during(&format!("{count} clients inside TLS that send a byte at a time"), || {
+        for byte in b"Subject: x\r\n\r\n" {
+            slow.iter_mut().for_each(|client| client.send([*byte]));
+        }
+    });
+    before.assert_grown_by_at_most(&server, "slow senders inside TLS", count as u64 * TLS_KIB_MAX + BESIDE_KIB);
+    slow.iter_mut().for_each(|client| drop(client.ask(".", "250 2.0.0 Queued")));
+    drop(slow);
+    before.assert_given_back(&server);
+    assert_sound(&server);
+    server.stop(&site);
+}
+
+#[test]
+fn thousands_of_silent_clients_are_left_in_time_and_give_everything_back() {
+    let _turn = alone();
+    let count = crowd(SLOW_CLIENTS);
+    let site = Site::new();
+    let server = serve(&site, &["--idle-timeout", "3"]);
+    let peace = Peace::at(&server);
+    let before = Holdings::of(&server);
+    // Half of them never begin TLS, a quarter have said that they send no more.
+    let silent: Vec<TcpStream> = (0..count)
+        .map(|number| {
+            let client = connect(number, if number % 2 == 0 { server.tls } else { server.starttls });
+            if number % 4 == 1 {
+                client.shutdown(Shutdown::Write).unwrap();
+            }
+            client
+        })
+        .collect();
+    peace.holds_during(&format!("{count} silent clients that are left"), || wait_for_open(&server, |open| open <= 1));
+    before.assert_given_back(&server);
+    for (number, mut client) in silent.into_iter().enumerate().skip(count - 40) {
+        let mut words = String::new();
+        client.read_to_string(&mut words).unwrap();
+        match number % 4 {
+            1 => assert!(words.is_empty() || words.starts_with("220"), "{words}"),
+            3 => assert!(words.contains("421 4.4.2"), "{words}"),
+            _ => assert_eq!(words, ""),
+        }
+    }
+    assert_sound(&server);
+    server.stop(&site);
+}
+
+#[test]
+fn hundreds_of_clients_that_never_read_are_not_read_from_and_are_left_in_time() {
+    let _turn = alone();
+    let count = crowd(DEAF_CLIENTS);
+    let site = Site::new();
+    let server = serve(&site, &["--idle-timeout", "20"]);
+    let peace = Peace::at(&server);
+    let before = Holdings::of(&server);
+    // With so small a window the replies to fewer commands than anybody may say fill the system's buffers.
+    let mut deaf: Vec<TcpStream> = (0..count).map(|number| connect_with_window(number, server.starttls)).collect();
+    let commands = b"EHLO deaf.example\r\n".repeat(1_500);
+    peace.holds_during(&format!("{count} clients that never read"), || {
+        deaf.iter_mut().for_each(|client| client.write_all(&commands).unwrap());
+        before.assert_grown_by_at_most(&server, "deaf clients", count as u64 * DEAF_KIB_MAX + BESIDE_KIB);
+    });
+    wait_for_open(&server, |open| open == 0);
+    before.assert_given_back(&server);
+    drop(deaf);
+    assert_sound(&server);
+    server.stop(&site);
+}
+
+#[test]
+fn clients_that_read_a_byte_at_a_time_get_every_reply() {
+    let _turn = alone();
+    let site = Site::new();
+    let server = serve(&site, &["--commands-max", "1000000"]);
+    let peace = Peace::at(&server);
+    let before = Holdings::of(&server);
+    const NOOPS: usize = 100;
+    let mut slow = all(200, server.starttls);
+    slow.iter_mut()
+        .for_each(|client| client.write_all(&[&b"NOOP\r\n".repeat(NOOPS)[..], b"QUIT\r\n"].concat()).unwrap());
+    peace.holds_during("200 clients that read a byte at a time", || {
+        for client in &mut slow {
+            let (mut words, mut byte) = (Vec::new(), [0]);
+            while client.read(&mut byte).unwrap() == 1 {
+                words.push(byte[0]);
+            }
+            let words = String::from_utf8(words).unwrap();
+            assert_eq!(words.matches("\r\n250 ").count(), NOOPS, "{words}");
+            assert!(words.lines().last().unwrap().starts_with("221 "), "{words}");
+        }
+    });
+    drop(slow);
+    before.assert_given_back(&server);
+    server.stop(&site);
+}
+
+#[test]
+fn clients_that_send_at_full_speed_do_not_keep_the_shard_for_themselves() {
+    let _turn = alone();
+    const MEGABYTES: usize = 64;
+    let site = Site::new();
+    let server = serve(&site, &["--max-message-size", "1M"]);
+    let peace = Peace::at(&server);
+    let before = Holdings::of(&server);
+    let (starttls, piece) = (server.starttls, vec![b'x'; 1 << 20]);
+    let endless_line = |number: usize| {
+        let mut client = connect(number, starttls);
+        (0..16 * MEGABYTES).for_each(|_| client.write_all(&piece).unwrap());
+        client.write_all(b"\r\nQUIT\r\n").unwrap();
+        client.read_to_end(&mut Vec::new()).unwrap();
+    };
+    let endless_message = || {
+        let mut client = Client::logged_in(&server);
+        client.begin_message(RECIPIENT);
+        (0..MEGABYTES).for_each(|_| client.send(&piece));
+        client.ask("\r\n.", "552 5.3.4");
+    };
+    peace.holds_during("lines and messages without end, at full speed", || {
+        thread::scope(|scope| {
+            scope.spawn(|| endless_line(0));
+            scope.spawn(|| endless_line(1));
+            scope.spawn(endless_message);
+        });
+    });
+    before.assert_given_back(&server);
+    assert_sound(&server);
+    server.stop(&site);
+}
