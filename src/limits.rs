@@ -504,6 +504,10 @@ pub const SPOOL_BATCH_BYTES_MAX: usize = 1 << 20;
 /// Content beyond this many bytes lies in parts of this size, so that no record is large.
 pub const SPOOL_PART_BYTES: usize = 256 << 10;
 
+/// Most parts of a message in the spool: 16 GiB of [`SPOOL_PART_BYTES`]. A record of a part that says it is further on is
+/// damage, so that reading it back never sets memory aside for what is not there.
+pub const SPOOL_PARTS_MAX: u32 = 65_536;
+
 /// Bytes that may wait for the disk on one shard before messages are put off: a second or so of a slow disk.
 pub const SPOOL_WAITING_BYTES_MAX: usize = 64 << 20;
 

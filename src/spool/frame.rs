@@ -117,7 +117,9 @@ impl BatchHeader {
             committed: Place { segment: u32_at(header, 32)?, offset: u32_at(header, 36)? },
             bytes: u32_at(header, 40)?,
         };
-        (found.place == place).then_some(found)
+        // Beyond the largest offset no batch can end, whatever its header says.
+        let ends = u64::from(place.offset) + found.whole_bytes() <= u64::from(u32::MAX);
+        (found.place == place && ends).then_some(found)
     }
 
     /// Bytes of the whole batch, up to where the next may begin.
@@ -305,6 +307,19 @@ mod tests {
         assert_eq!(bytes.len(), BLOCK_BYTES as usize);
         assert_eq!((header.number, header.committed.segment), (12, 6));
         assert_eq!(payloads(&bytes, header), (vec![b"one".to_vec(), vec![], b"three".to_vec()], 0));
+    }
+
+    #[test]
+    fn a_header_that_promises_more_than_a_segment_can_hold_is_none() {
+        for (bytes, is_read) in [(u32::MAX, false), (u32::MAX - 3 * BLOCK_BYTES, true)] {
+            let mut block = vec![0; BATCH_HEADER_BYTES];
+            BatchHeader { bytes, ..header() }.write(&mut block);
+            let found = BatchHeader::decode(&block, PLACE);
+            assert_eq!(found.is_some(), is_read, "{bytes} bytes");
+            if let Some(found) = found {
+                assert_eq!(Records::new(&block, found).count(), 1, "all of it is damage");
+            }
+        }
     }
 
     #[test]

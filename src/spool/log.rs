@@ -22,6 +22,7 @@ use super::frame::{self, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader};
 use super::record::{self, Token, kind};
 use super::upkeep::Keeping;
 use super::{Place, Progress};
+use crate::limits::SPOOL_PARTS_MAX;
 use crate::proto::message::{Message, MessageId};
 use crate::proto::server::StoreFailure;
 use crate::time::Now;
@@ -273,11 +274,15 @@ impl Log {
     /// Appends a message. The completion comes when it is on stable storage, or cannot be.
     ///
     /// # Errors
-    /// It is refused at once: there is no room, too much waits, or its envelope fits no segment.
+    /// It is refused at once: there is no room, too much waits, its envelope fits no segment, or it has more than
+    /// [`SPOOL_PARTS_MAX`] parts.
     pub fn append_message(&mut self, now: Now, message: &Message, ticket: Ticket) -> Result<(), Refusal> {
         let (pieces, rest) = self.split(&message.content);
         self.admit(message.envelope.capacity() + message.trace.len() + rest.len())?;
         let parts = pieces.len() as u32;
+        if parts > SPOOL_PARTS_MAX {
+            return Err(Refusal::Fault);
+        }
         let part_bytes = (message.content.len() - rest.len()) as u64;
         for (index, piece) in (0..).zip(pieces) {
             self.write_part(now, message.id, index, piece, None);
@@ -299,7 +304,7 @@ impl Log {
         ticket: Ticket,
     ) -> Result<(), Refusal> {
         self.admit(bytes.len())?;
-        if index > 0 && !self.incoming.contains(&id) {
+        if index >= SPOOL_PARTS_MAX || index > 0 && !self.incoming.contains(&id) {
             return Err(Refusal::Fault);
         }
         self.write_part(now, id, index, bytes, Some(ticket));

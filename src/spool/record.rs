@@ -82,7 +82,7 @@ pub struct Token<'a> {
 impl Head<'_> {
     /// Bytes of the whole message, trace header included.
     pub fn size(&self) -> u64 {
-        self.part_bytes + (self.trace.len() + self.content.len()) as u64
+        self.part_bytes.saturating_add((self.trace.len() + self.content.len()) as u64)
     }
 
     /// The message without its parts.
@@ -414,6 +414,14 @@ mod tests {
             }
             assert!(Record::decode(99, &payload).is_none());
         }
+    }
+
+    #[test]
+    fn a_message_that_says_it_is_larger_than_anything_has_a_size() {
+        let mut payload = Vec::new();
+        write_message(&full_message(), 2, u64::MAX, b"rest", &mut payload);
+        let Some(Record::Message(head)) = Record::decode(kind::MESSAGE, &payload) else { panic!() };
+        assert_eq!(head.size(), u64::MAX);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::frame::{self, BLOCK_BYTES, BatchHeader, Frame, Item, Records, Segment
 use super::log::{Log, LogSettings};
 use super::record::{Head, Record, Token};
 use super::{Place, Progress};
+use crate::limits::SPOOL_PARTS_MAX;
 use crate::proto::message::MessageId;
 use crate::time::Now;
 
@@ -146,14 +147,18 @@ impl Recovery {
                 if let Some(place) = self.early_progress.remove(&head.id) {
                     self.contents.place_progress(head.id, place);
                 }
-                if head.parts > 0 {
-                    self.contents.large.entry(head.id).or_default().expected = head.parts;
+                match head.parts {
+                    // What an earlier record said of parts counts no longer.
+                    0 => self.contents.remove_parts(head.id),
+                    parts => self.contents.large.entry(head.id).or_default().expected = parts,
                 }
                 if let Some(token) = head.envelope.once() {
                     self.take_token(number, Token { id: head.id, user: head.envelope.user(), token }, on_token);
                 }
             }
-            Some(Record::Part { id, index, .. }) => self.contents.place_part(id, index, piece),
+            Some(Record::Part { id, index, .. }) if index < SPOOL_PARTS_MAX => {
+                self.contents.place_part(id, index, piece);
+            }
             Some(Record::Progress(progress)) if self.contents.messages.contains_key(&progress.message) => {
                 self.contents.place_progress(progress.message, place);
             }
@@ -166,7 +171,7 @@ impl Recovery {
             }
             Some(Record::Token(token)) => self.take_token(number, token, on_token),
             Some(Record::Nothing) => {}
-            None => {
+            Some(Record::Part { .. }) | None => {
                 let end = frame.offset + frame.bytes() as u32;
                 self.damage.push(Damage { segment: number, bytes: frame.offset..end, message: None });
             }

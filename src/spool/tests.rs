@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use super::frame::{BLOCK_BYTES, SegmentHeader};
+use super::frame::{BLOCK_BYTES, BatchHeader, SegmentHeader};
 use super::log::{Log, LogSettings, Note, Refusal, Write};
 use super::record::{Record, Token};
 use super::recovery::{Recovered, Recovery, committed_before, read_progress};
 use super::upkeep::Upkeep;
-use super::{Place, Progress, RecipientState, frame};
+use super::{Place, Progress, RecipientState, frame, record};
 use crate::proto::command::{Command, parse};
 use crate::proto::message::{Message, MessageId};
 use crate::time::Now;
@@ -362,6 +362,44 @@ fn a_flipped_byte_anywhere_is_reported_or_harmless_and_never_gives_a_wrong_messa
         assert!(count == 3 || !recovered.damage.is_empty() || recovered.cut_bytes > 0, "byte {at}: {count}");
         assert!(count >= 2, "byte {at} costs one message at most");
     }
+}
+
+/// A segment with one batch.
+fn segment_of(mut batch: Vec<u8>, place: Place) -> Vec<u8> {
+    frame::seal(&mut batch, BatchHeader { number: 1, seed: 5, place, committed: place, bytes: 0 });
+    let bytes = BLOCK_BYTES + batch.len() as u32;
+    let mut segment = SegmentHeader { number: place.segment, bytes, seed: 5 }.encode();
+    segment.extend_from_slice(&batch);
+    segment
+}
+
+#[test]
+fn a_part_that_says_it_is_far_on_is_damage_and_takes_no_memory() {
+    let place = Place { segment: 1, offset: BLOCK_BYTES };
+    let mut batch = Vec::new();
+    for index in [0, u32::MAX] {
+        frame::append(&mut batch, record::kind::PART, |out| record::write_part(simple(0, 0).id, index, b"x", out));
+    }
+    let mut disk = Disk::default();
+    disk.0.insert(1, segment_of(batch, place));
+    let recovered = disk.recover(now(0), &mut HashSet::new());
+    assert_eq!((recovered.damage.len(), recovered.log.message_count()), (1, 0));
+}
+
+#[test]
+fn the_newest_record_of_a_message_says_whether_it_has_parts() {
+    let place = Place { segment: 1, offset: BLOCK_BYTES };
+    let mut batch = Vec::new();
+    for parts in [2, 0] {
+        let message = simple(0, 10);
+        frame::append(&mut batch, record::kind::MESSAGE, |out| {
+            record::write_message(&message, parts, 0, &message.content, out);
+        });
+    }
+    let mut disk = Disk::default();
+    disk.0.insert(1, segment_of(batch, place));
+    let recovered = disk.recover(now(0), &mut HashSet::new());
+    assert_eq!((recovered.damage.len(), recovered.log.message_count()), (0, 1));
 }
 
 #[test]
