@@ -196,6 +196,10 @@ fn push_line(lines: &mut Vec<String>, line: &str) -> Result<(), &'static str> {
     if lines.len() == REPLY_LINES_MAX {
         return Err("the list has too many lines");
     }
+    if line.chars().any(char::is_control) {
+        // A server's list has none by the time it is remembered.
+        return Err("the list has a control character");
+    }
     lines.push(line.to_owned());
     Ok(())
 }
@@ -247,7 +251,14 @@ mod tests {
             // Cutting may leave a shorter memory that is whole; it must not panic.
             let _ = Memory::from_text(&text[..cut]);
         }
-        for damaged in ["", "x", "onetrip-memory 2", "onetrip-memory 1\nseen 1", "onetrip-memory 1\nserver a\nseen x"] {
+        for damaged in [
+            "",
+            "x",
+            "onetrip-memory 2",
+            "onetrip-memory 1\nseen 1",
+            "onetrip-memory 1\nserver a\nseen x",
+            "onetrip-memory 1\nserver a\nconnect X\rY",
+        ] {
             assert!(Memory::from_text(damaged).is_err(), "{damaged:?}");
         }
         let error = Memory::from_text("onetrip-memory 1\nserver a\nwhat 1").unwrap_err();
