@@ -132,7 +132,8 @@ impl Users {
         self.by_name.is_empty()
     }
 
-    /// The text of the file. Lines that were not touched come out as they came in, except that each ends with LF.
+    /// The text of the file. Lines that were not touched come out as they came in, except that each ends with LF, and none
+    /// with a comma after the last sender.
     pub fn render(&self) -> String {
         self.lines.iter().map(|line| format!("{line}\n")).collect()
     }
