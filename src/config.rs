@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::exit::Exit;
+use crate::limits::STREAM_MEMORY_BYTES;
 use crate::relay::{Destination, RelayTls, SyncPolicy};
 use crate::tls::config::Returning;
 use file::FileValues;
@@ -356,14 +357,18 @@ fn check_retries(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> 
 }
 
 fn check_memory(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {
-    if config.message_memory >= config.max_message_size {
+    let is_spooled = config.sync != SyncPolicy::Through;
+    let needed = if is_spooled { config.max_message_size.min(STREAM_MEMORY_BYTES) } else { config.max_message_size };
+    if config.message_memory >= needed {
         return Ok(());
     }
-    let problem = format!(
-        "--message-memory ({}) has no room for one message of --max-message-size ({})",
-        bytes(config.message_memory),
-        bytes(config.max_message_size)
-    );
+    let what = if config.max_message_size > needed {
+        "a piece of a large message"
+    } else {
+        "one message of --max-message-size"
+    };
+    let problem =
+        format!("--message-memory ({}) has no room for {what} ({})", bytes(config.message_memory), bytes(needed));
     Err(given.mismatch(&["message-memory", "max-message-size"], problem, "raise the one or lower the other"))
 }
 

@@ -507,6 +507,17 @@ pub const SPOOL_PART_BYTES: usize = 256 << 10;
 /// Most parts of a message in the spool: 16 GiB of [`SPOOL_PART_BYTES`]. A record of a part that says it is further on is
 /// damage, so that reading it back never sets memory aside for what is not there.
 pub const SPOOL_PARTS_MAX: u32 = 65_536;
+/// Content of this many bytes goes into the spool while the rest of its message is still coming: a piece takes one part, and
+/// two of them and what has just arrived are all that a message has in memory, however large it is.
+pub const STREAM_PIECE_BYTES: usize = 256 << 10;
+
+/// The least that `--message-memory` must be for a message that goes into the spool in pieces: the buffer of a piece, which
+/// doubles as it grows, with room for newlines that are made whole.
+pub const STREAM_MEMORY_BYTES: u64 = 1 << 20;
+
+/// Pieces of messages wait for the disk while this much waits already: what is left of
+/// [`SPOOL_WAITING_BYTES_MAX`] is for messages that are complete.
+pub const STREAM_WAITING_BYTES_MAX: usize = SPOOL_WAITING_BYTES_MAX / 2;
 
 /// Bytes that may wait for the disk on one shard before messages are put off: a second or so of a slow disk.
 pub const SPOOL_WAITING_BYTES_MAX: usize = 64 << 20;

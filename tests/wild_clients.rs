@@ -182,6 +182,7 @@ fn act(server: &mut Server, random: &mut Random, watch: &mut Watch) {
             watch.authenticated |= matches!(verdict, Verdict::Accepted(_));
             server.handle_verdict(verdict, &mut watch.replies);
         }
+        Some(Action::KeepPiece(_)) => unreachable!("the server was not told that it may ask"),
         Some(Action::Store(message)) => {
             assert!(watch.secured && watch.authenticated, "mail was taken from a stranger");
             assert!(message.envelope.recipient_count() > 0, "a message without recipients");

@@ -392,11 +392,21 @@ fn a_greet_pause_that_leaves_no_time_to_log_in_is_refused() {
 
 #[test]
 fn there_must_be_memory_for_one_message_of_the_largest_size() {
-    let (message, exit) = refusal(&[("max-message-size", "1G")], "message-memory = '1023M'");
-    let problem = "--message-memory (1023MiB) has no room for one message of --max-message-size (1GiB)";
+    let (message, exit) = refusal(&[("max-message-size", "512K")], "message-memory = '511K'");
+    let problem = "--message-memory (511KiB) has no room for one message of --max-message-size (512KiB)";
     assert_eq!((message, exit), (format!("{problem}: raise the one or lower the other"), Exit::Config));
-    assert!(resolve(&[("max-message-size", "1G"), ("message-memory", "1G")], "").is_ok());
+    assert!(resolve(&[("max-message-size", "512K"), ("message-memory", "512K")], "").is_ok());
     assert_eq!(of_flags(&[("max-message-size", "1G")]).message_memory, 1 << 30, "the default makes room");
+}
+
+#[test]
+fn a_message_that_goes_into_the_spool_in_pieces_needs_memory_for_a_piece_only() {
+    assert!(resolve(&[("max-message-size", "1G"), ("message-memory", "1M")], "").is_ok());
+    let (message, _) = refusal(&[("max-message-size", "1G"), ("message-memory", "1023K")], "");
+    assert!(message.starts_with("--message-memory (1023KiB) has no room for a piece of a large message (1MiB)"));
+    let through = [("max-message-size", "1G"), ("message-memory", "1023M"), ("sync", "through")];
+    let (message, _) = refusal(&through, "");
+    assert!(message.contains("(1023MiB) has no room for one message of --max-message-size (1GiB)"), "{message}");
 }
 
 #[test]

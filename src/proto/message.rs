@@ -14,18 +14,55 @@ pub struct Message {
     pub envelope: Envelope,
     /// What goes before the content: `Received`, and what RFC 6409 §8 lets a submission server add.
     pub trace: Vec<u8>,
-    /// What the client sent, after the transfer encoding of DATA was taken off.
+    /// What the client sent, after the transfer encoding of DATA was taken off; of a large message, what follows its pieces.
     pub content: Vec<u8>,
+    /// The beginning of the content that storage has already.
+    pub pieces: Pieces,
+}
+
+/// The beginning of a large message's content, given to storage while the rest was still coming.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pieces {
+    /// How many there are.
+    pub count: u32,
+    /// Bytes of content in all of them.
+    pub bytes: u64,
+}
+
+/// One of them, to be given to storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Whose.
+    pub message: MessageId,
+    /// Which one, from 0.
+    pub index: u32,
+    /// The piece.
+    pub content: Vec<u8>,
+}
+
+impl Pieces {
+    /// None: the content is whole.
+    pub const NONE: Self = Self { count: 0, bytes: 0 };
 }
 
 impl Message {
     /// Nothing at all.
-    pub const EMPTY: Self =
-        Self { id: MessageId::NONE, envelope: Envelope::EMPTY, trace: Vec::new(), content: Vec::new() };
+    pub const EMPTY: Self = Self {
+        id: MessageId::NONE,
+        envelope: Envelope::EMPTY,
+        trace: Vec::new(),
+        content: Vec::new(),
+        pieces: Pieces::NONE,
+    };
 
     /// Bytes of the whole message, trace header included.
     pub fn size(&self) -> u64 {
-        (self.trace.len() + self.content.len()) as u64
+        self.trace.len() as u64 + self.content_size()
+    }
+
+    /// Bytes of content, pieces included.
+    pub fn content_size(&self) -> u64 {
+        self.pieces.bytes + self.content.len() as u64
     }
 
     /// Forgets everything but keeps the memory.
@@ -33,6 +70,7 @@ impl Message {
         self.envelope.clear();
         self.trace.clear();
         self.content.clear();
+        self.pieces = Pieces::NONE;
     }
 }
 

@@ -30,13 +30,13 @@ use super::once::Turn;
 use super::report::{self, Identity, Traffic};
 use super::shard::Shard;
 use super::socket::descriptor;
-use super::spool::Stored;
+use super::spool::{Incoming, Stored};
 use crate::limits;
 use crate::observe::event::{AuthFailed, AuthPutOff, DeliveryFault, MessageRefused, MessageRepeated};
 use crate::observe::label::AuthOutcome;
 use crate::observe::metrics::OpenConnection;
 use crate::proto::credential::{Credential, Verdict};
-use crate::proto::message::{Message, MessageId};
+use crate::proto::message::{Message, MessageId, Piece};
 use crate::proto::proof::Committed;
 use crate::proto::server::{Early, Opening, Outcome, StoreFailure};
 use crate::relay::SyncPolicy;
@@ -53,6 +53,8 @@ pub(super) struct Conversation {
     identity: Identity,
     output: Output,
     traffic: Traffic,
+    /// The pieces of the message that is coming in, if it is large.
+    incoming: Option<Incoming>,
     /// What is already reported.
     reported: Reported,
     /// When it began, on the monotonic clock.
@@ -87,6 +89,7 @@ impl Conversation {
             _open: shard.metrics.open_connection(),
             _counted: counted,
             traffic: Traffic::default(),
+            incoming: None,
             reported: Reported::default(),
             shard,
             connection,
@@ -109,10 +112,12 @@ impl Conversation {
         loop {
             match self.connection.poll_step(&mut self.output) {
                 Step::Receive => {
+                    self.forget_pieces();
                     self.send().await?;
                     self.receive().await?;
                 }
                 Step::Verify(credential) => self.verify(credential).await,
+                Step::KeepPiece(piece) => self.keep_piece(piece).await,
                 Step::Store(message) => self.store(message).await,
                 Step::Close => return self.send().await,
             }
@@ -368,9 +373,28 @@ impl Conversation {
         verdict
     }
 
+    /// Puts the beginning of a message into the spool while the rest is still to come.
+    async fn keep_piece(&mut self, piece: Piece) {
+        let begun = self.incoming.take().filter(|incoming| incoming.is_of(piece.message));
+        let mut incoming = begun.unwrap_or_else(|| self.shard.spool.begin(piece.message));
+        let result = incoming.append(&piece).await;
+        self.incoming = result.is_ok().then_some(incoming);
+        self.note_drain();
+        self.connection.handle_piece_kept(self.shard.clock.now(), result, piece.content, &mut self.output);
+        self.note_progress();
+    }
+
+    /// The message that came in pieces may have been refused.
+    fn forget_pieces(&mut self) {
+        if self.connection.server().message_in_pieces().is_none() {
+            self.incoming = None;
+        }
+    }
+
     /// Stores a message, unless its token says that it is stored already.
     async fn store(&mut self, message: Box<Message>) {
         let start = self.shard.clock.now();
+        let incoming = self.incoming.take().filter(|incoming| incoming.is_of(message.id));
         let claim = match self.claim(start, &message).await {
             None => None,
             Some(Turn::First(claim)) => Some(claim),
@@ -379,7 +403,7 @@ impl Conversation {
         let delivered = match &self.shard.through {
             Some(through) => through.deliver(message).await,
             None if self.shard.sync == SyncPolicy::Through => self.shard.delivery.deliver(message).await,
-            None => self.commit(message).await,
+            None => self.commit(message, incoming).await,
         };
         let now = self.shard.clock.now();
         if let (Some(claim), Ok(committed)) = (claim, &delivered.result) {
@@ -399,11 +423,14 @@ impl Conversation {
     }
 
     /// Puts a message into the spool, and from there into the queue.
-    async fn commit(&self, message: Box<Message>) -> Delivered {
+    async fn commit(&self, message: Box<Message>, incoming: Option<Incoming>) -> Delivered {
         if self.shard.queue.is_full() {
             return Delivered { result: Err(StoreFailure::Full), message, fault: None };
         }
-        let Stored { result, message, fault } = self.shard.spool.commit(message).await;
+        let Stored { result, message, fault } = match incoming {
+            Some(incoming) => incoming.commit(message).await,
+            None => self.shard.spool.commit(message).await,
+        };
         let result = result.map(|(committed, place)| {
             self.shard.queue.accept(&message, place);
             committed

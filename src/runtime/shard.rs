@@ -137,7 +137,10 @@ async fn run(parts: ShardParts) -> usize {
         metrics: Arc::clone(&parts.metrics),
         log: parts.log.clone(),
     });
-    let resources = Arc::new(Resources::new(parts.number, parts.message_memory));
+    let resources = Resources::new(parts.number, parts.message_memory);
+    // What is handed through as it comes passes no spool, which could keep its beginning.
+    let is_spooled = parts.through.is_none() && parts.sync != SyncPolicy::Through;
+    let resources = Arc::new(if is_spooled { resources.streaming() } else { resources });
     let queue = parts.queue.start(
         restored,
         QueueNeeds {

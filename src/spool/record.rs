@@ -9,7 +9,7 @@ use super::{Progress, RecipientState};
 use crate::proto::address::Path;
 use crate::proto::command::{Body, Mail, Notify, Rcpt, Ret};
 use crate::proto::envelope::Envelope;
-use crate::proto::message::{Message, MessageId};
+use crate::proto::message::{Message, MessageId, Pieces};
 
 /// The numbers of the kinds of records. They are on disks: one that is given up is never used again.
 pub mod kind {
@@ -92,6 +92,7 @@ impl Head<'_> {
             envelope: self.envelope.clone(),
             trace: self.trace.to_vec(),
             content: self.content.to_vec(),
+            pieces: Pieces::NONE,
         })
     }
 }

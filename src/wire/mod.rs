@@ -8,7 +8,7 @@
 //! [`Connection::poll_step`] says. It opens, waits for and decides nothing by itself.
 //!
 //! ```text
-//!   received ──▶ handle_input ──▶ [TLS] ──▶ Server ──▶ Step: Receive | Verify | Store | Close
+//!   received ──▶ handle_input ──▶ [TLS] ──▶ Server ──▶ Step: Receive | Verify | KeepPiece | Store | Close
 //!                                   │          │
 //!   to send  ◀──── Output ◀──────[TLS]◀── replies
 //! ```
@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::limits::KEPT_BUFFER_BYTES_MAX;
 use crate::proto::channel::TlsFacts;
 use crate::proto::credential::{Credential, Verdict};
-use crate::proto::message::Message;
+use crate::proto::message::{Message, Piece};
 use crate::proto::proof::{Committed, Encrypted};
 use crate::proto::server::{Action, Early, Opening, Server, StoreFailure};
 use crate::time::Now;
@@ -52,6 +52,8 @@ pub enum Step {
     Receive,
     /// Judge this, then call [`Connection::handle_verdict`].
     Verify(Credential),
+    /// Keep this beginning of a message, then call [`Connection::handle_piece_kept`].
+    KeepPiece(Piece),
     /// Keep this, then call [`Connection::handle_stored`].
     Store(Box<Message>),
     /// Send what has gathered, then close.
@@ -149,6 +151,19 @@ impl Connection {
         self.resume(now, output);
     }
 
+    /// What became of a piece of a message; see [`Server::handle_piece_kept`].
+    pub fn handle_piece_kept(
+        &mut self,
+        now: Now,
+        result: Result<(), StoreFailure>,
+        buffer: Vec<u8>,
+        output: &mut Output,
+    ) {
+        self.server.handle_progress(now);
+        self.server.handle_piece_kept(result, buffer, &mut output.plain);
+        self.resume(now, output);
+    }
+
     /// What became of a message; see [`Server::handle_stored`].
     pub fn handle_stored(
         &mut self,
@@ -185,6 +200,7 @@ impl Connection {
         match self.server.poll_action() {
             None => Step::Receive,
             Some(Action::Verify(credential)) => Step::Verify(credential),
+            Some(Action::KeepPiece(piece)) => Step::KeepPiece(piece),
             Some(Action::Store(message)) => Step::Store(message),
             Some(Action::Close) => {
                 self.close(output);

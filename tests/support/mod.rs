@@ -194,6 +194,7 @@ impl Driver {
                     let verdict = if good { accepted() } else { Verdict::Denied { delay: Duration::ZERO } };
                     self.connection.handle_verdict(NOW, verdict, &mut self.output);
                 }
+                Step::KeepPiece(_) => unreachable!("the server was not told that it may ask"),
                 Step::Store(mut message) => {
                     let result = self.store(&mut message);
                     self.connection.handle_stored(NOW, result, message, &mut self.output);

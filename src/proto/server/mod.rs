@@ -40,9 +40,10 @@ use super::command::{Command, Parsed, Syntax, Verb, parse};
 use super::credential::{Credential, Member};
 use super::extension::Listing;
 use super::line::{LineReader, Scan};
-use super::message::Message;
+use super::message::{Message, MessageId, Piece};
 use super::qhlo_id::{QhloId, QhloIds, Subject};
 use super::reply::{self, Reply};
+use super::trace::HeaderFacts;
 use crate::limits::{AUTH_LINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX, HOPS_MAX, KEPT_BUFFER_BYTES_MAX};
 use crate::time::Now;
 
@@ -142,6 +143,10 @@ pub enum Action {
     Verify(Credential),
     /// Keep the message, then call [`Server::handle_stored`] with it, so that its memory serves again.
     Store(Box<Message>),
+    /// Keep the beginning of a message whose rest is still coming, then call [`Server::handle_piece_kept`] with its buffer. It
+    /// is asked for only if [`Resources::streaming`] says that it can be done. What was kept is to be forgotten when
+    /// [`Server::message_in_pieces`] no longer names the message.
+    KeepPiece(Piece),
     /// Send what is in `out` and close.
     Close,
 }
@@ -171,6 +176,8 @@ pub struct Server {
     client_name: String,
     member: Option<Arc<Member>>,
     tls: Option<TlsFacts>,
+    /// What the header of the message says whose first piece storage has.
+    header: HeaderFacts,
     finish: Finish,
     tally: Tally,
     outcome: Option<Outcome>,
@@ -222,6 +229,7 @@ impl Server {
             client_name: String::new(),
             member: None,
             tls: None,
+            header: HeaderFacts::default(),
             finish: Finish::Seen,
             tally: Tally::default(),
             outcome: None,
@@ -291,7 +299,7 @@ impl Server {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let Deadlines { idle, login, transaction } = self.deadlines;
         match &self.state {
-            State::Verifying(_) | State::Storing(_) | State::Ended => None,
+            State::Verifying(_) | State::Keeping(_) | State::Storing(_) | State::Ended => None,
             state if state.is_in_transaction() => Some(idle.min(transaction)),
             state if state.authenticated().is_some() => Some(idle),
             _ => Some(idle.min(login)),
@@ -337,6 +345,12 @@ impl Server {
         if !self.state.is_in_transaction() {
             self.release_message_memory();
         }
+    }
+
+    /// The message that is coming in and of which storage has pieces already.
+    pub fn message_in_pieces(&self) -> Option<MessageId> {
+        let is_coming = self.state.is_in_transaction() && self.message.pieces.count > 0;
+        is_coming.then_some(self.message.id)
     }
 
     /// Counts and facts so far.
@@ -586,6 +600,8 @@ fn say(reply: Reply, out: &mut Vec<u8>) {
     out.extend_from_slice(reply.bytes());
 }
 
+#[cfg(test)]
+mod piece_tests;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

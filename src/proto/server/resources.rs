@@ -12,12 +12,37 @@ pub struct Resources {
     message_bytes_max: u64,
     message_bytes: AtomicU64,
     messages: AtomicU32,
+    streaming: Streaming,
+}
+
+/// Does whoever drives the conversations take messages in pieces?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streaming {
+    Yes,
+    No,
 }
 
 impl Resources {
     /// For shard number `shard`, with room for `message_bytes_max` bytes of messages in transit.
     pub fn new(shard: u16, message_bytes_max: u64) -> Self {
-        Self { shard, message_bytes_max, message_bytes: AtomicU64::new(0), messages: AtomicU32::new(0) }
+        Self {
+            shard,
+            message_bytes_max,
+            message_bytes: AtomicU64::new(0),
+            messages: AtomicU32::new(0),
+            streaming: Streaming::No,
+        }
+    }
+
+    /// The driver carries out [`Action::KeepPiece`](super::Action::KeepPiece): a large message is given to it in pieces, and
+    /// only what it has not got yet takes room.
+    #[must_use]
+    pub fn streaming(self) -> Self {
+        Self { streaming: Streaming::Yes, ..self }
+    }
+
+    pub(super) fn takes_pieces(&self) -> bool {
+        self.streaming == Streaming::Yes
     }
 
     /// Bytes of messages in transit now.

@@ -21,6 +21,8 @@ use crate::proto::trace::Hello;
 ///
 ///  Receiving ── end, in early data and without a token ──▶ Unconfirmed ── the client's Finished ──▶ Storing
 ///
+///  Receiving ── as much as a piece has come ──▶ Keeping ── storage has it, or refuses it ──▶ Receiving
+///
 ///  any ── QUIT, 421, time out ──▶ Ended
 /// ```
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub(super) enum State {
     Chunking(Chunking),
     /// Content is coming in.
     Receiving(Receiving),
+    /// Content is coming in, and storage has been asked to keep a piece of it before more is taken.
+    Keeping(Receiving),
     /// The message is complete, but it may be a copy that somebody else sends: it came in early data and bears no token by
     /// which a second one could be told. It waits for the client's Finished.
     Unconfirmed(Authorized),
@@ -199,6 +203,7 @@ impl State {
             | Self::Challenged(_)
             | Self::Verifying(_)
             | Self::Receiving(_)
+            | Self::Keeping(_)
             | Self::Unconfirmed(_)
             | Self::Storing(_)
             | Self::Ended => Stage::Busy,
@@ -217,6 +222,7 @@ impl State {
             | Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Keeping(Receiving { authorized: at, .. })
             | Self::Unconfirmed(at)
             | Self::Storing(at) => Channel::Secure(at.encrypted),
             Self::Waiting | Self::Securing(_) | Self::Ended => Channel::Clear,
@@ -233,6 +239,7 @@ impl State {
             | Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Keeping(Receiving { authorized: at, .. })
             | Self::Unconfirmed(at)
             | Self::Storing(at) => at.listed,
             Self::Mismatched(_) => Listed::Yes,
@@ -247,6 +254,7 @@ impl State {
             | Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Keeping(Receiving { authorized: at, .. })
             | Self::Unconfirmed(at)
             | Self::Storing(at) => Some(at.authenticated),
             _ => None,
@@ -268,7 +276,12 @@ impl State {
     pub(super) fn is_in_transaction(&self) -> bool {
         matches!(
             self,
-            Self::Enveloping(_) | Self::Chunking(_) | Self::Receiving(_) | Self::Unconfirmed(_) | Self::Storing(_)
+            Self::Enveloping(_)
+                | Self::Chunking(_)
+                | Self::Receiving(_)
+                | Self::Keeping(_)
+                | Self::Unconfirmed(_)
+                | Self::Storing(_)
         )
     }
 
@@ -278,6 +291,7 @@ impl State {
             self,
             Self::Securing(_)
                 | Self::Verifying(_)
+                | Self::Keeping(_)
                 | Self::Unconfirmed(_)
                 | Self::Storing(_)
                 | Self::Ended
@@ -291,6 +305,7 @@ impl State {
             Self::Enveloping(at)
             | Self::Chunking(Chunking { authorized: at, .. })
             | Self::Receiving(Receiving { authorized: at, .. })
+            | Self::Keeping(Receiving { authorized: at, .. })
             | Self::Unconfirmed(at)
             | Self::Storing(at) => Self::Authorized(at),
             other => other,

@@ -19,7 +19,7 @@ use crate::time::Now;
 
 const LOGIN: &str = "EHLO client.example\r\nAUTH PLAIN AGFubgBzZWNyZXQ=\r\n";
 const LOGIN_RESPONSE: &str = "AGFubgBzZWNyZXQ=\r\n";
-const TRANSACTION: &str = "MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\n";
+pub(super) const TRANSACTION: &str = "MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\n";
 const MESSAGE: &str = "Subject: hello\r\n\r\nHello, Bob.\r\n";
 
 fn offer() -> Offer {
@@ -61,9 +61,9 @@ fn settings() -> Settings {
 }
 
 /// A conversation with the client's words on one side and the replies on the other.
-struct Talk {
-    server: Server,
-    now: Now,
+pub(super) struct Talk {
+    pub(super) server: Server,
+    pub(super) now: Now,
 }
 
 impl Talk {
@@ -75,7 +75,7 @@ impl Talk {
     }
 
     /// Inside TLS, after the greeting.
-    fn secured() -> Self {
+    pub(super) fn secured() -> Self {
         Self::secured_with_memory(1 << 20)
     }
 
@@ -89,7 +89,7 @@ impl Talk {
     }
 
     /// After a good AUTH that came as early data, with the client's Finished outstanding.
-    fn logged_in_early(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn logged_in_early(change: impl FnOnce(&mut Settings)) -> Self {
         let mut talk = Self::begin(Opening::ImplicitTls, 1 << 20);
         change(Arc::get_mut(&mut talk.server.settings).unwrap());
         talk.server.greet(&mut Vec::new());
@@ -106,7 +106,7 @@ impl Talk {
         talk
     }
 
-    fn log_in(&mut self) {
+    pub(super) fn log_in(&mut self) {
         self.say(LOGIN);
         assert!(matches!(self.server.poll_action(), Some(Action::Verify(_))));
         let senders = Senders::Only(vec![SenderPattern::parse("@example.org").unwrap()]);
@@ -114,21 +114,21 @@ impl Talk {
         assert!(self.reply(|server, out| server.handle_verdict(Verdict::Accepted(member), out)).starts_with("235"));
     }
 
-    fn say(&mut self, words: &str) -> String {
+    pub(super) fn say(&mut self, words: &str) -> String {
         let mut out = Vec::new();
         let taken = self.server.handle_bytes(self.now, words.as_bytes(), &mut out);
         assert!(taken == words.len() || self.server.is_waiting(), "took {taken} of {words:?}");
         String::from_utf8(out).unwrap()
     }
 
-    fn reply(&mut self, what: impl FnOnce(&mut Server, &mut Vec<u8>)) -> String {
+    pub(super) fn reply(&mut self, what: impl FnOnce(&mut Server, &mut Vec<u8>)) -> String {
         let mut out = Vec::new();
         what(&mut self.server, &mut out);
         String::from_utf8(out).unwrap()
     }
 
     /// Sends a message and lets storage answer.
-    fn submit(&mut self, result: Result<(), StoreFailure>) -> String {
+    pub(super) fn submit(&mut self, result: Result<(), StoreFailure>) -> String {
         self.say(&format!("{TRANSACTION}BDAT {} LAST\r\n{MESSAGE}", MESSAGE.len()));
         let Some(Action::Store(message)) = self.server.poll_action() else { panic!("nothing to store") };
         let result = result.map(|()| Committed::attested_by_storage());

@@ -10,10 +10,10 @@ use super::state::{Authorized, Chunking, Receiving, Source, State};
 use super::{
     Action, ClientInTrace, Finish, HOPS_MAX, KEPT_BUFFER_BYTES_MAX, Outcome, SenderCheck, Server, Stopping, say,
 };
-use crate::limits::REFUSED_CHUNK_BYTES_MAX;
+use crate::limits::{REFUSED_CHUNK_BYTES_MAX, STREAM_PIECE_BYTES};
 use crate::proto::body::{BareNewline, Sink, TextReader};
 use crate::proto::command::{Body, Mail, Rcpt};
-use crate::proto::message::Message;
+use crate::proto::message::{Message, Piece, Pieces};
 use crate::proto::proof::Committed;
 use crate::proto::reply::{self, Foreign, Reply};
 use crate::proto::trace::{HeaderFacts, Origin, Protection, with_keyword, write_trace};
@@ -120,7 +120,7 @@ impl Server {
                 return;
             }
         };
-        if (self.message.content.len() as u64).saturating_add(size) > self.settings.bounds.message_bytes_max {
+        if self.message.content_size().saturating_add(size) > self.settings.bounds.message_bytes_max {
             self.tally.refuse(reply::MESSAGE_TOO_LARGE);
             self.forget_transaction();
             self.state = State::Authorized(at);
@@ -145,10 +145,19 @@ impl Server {
             self.broken(out);
             return &[];
         };
-        match receiving.source {
-            Source::Dotted => self.take_dotted(now, input, out),
+        let (source, room) = (receiving.source, self.room_in_piece());
+        if room == 0 {
+            self.ask_to_keep_piece(now);
+            return input;
+        }
+        let next = &input[..room.min(input.len())];
+        match source {
+            Source::Dotted => {
+                let taken = self.take_dotted(now, next, out);
+                &input[taken..]
+            }
             Source::Chunk { left, .. } => {
-                let size = usize::try_from(left).map_or(input.len(), |left| left.min(input.len()));
+                let size = usize::try_from(left).map_or(next.len(), |left| left.min(next.len()));
                 let (chunk, rest) = input.split_at(size);
                 self.take_chunk(chunk);
                 if left == chunk.len() as u64 {
@@ -159,10 +168,11 @@ impl Server {
         }
     }
 
-    fn take_dotted<'a>(&mut self, now: Now, input: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+    /// Returns how much it took.
+    fn take_dotted(&mut self, now: Now, input: &[u8], out: &mut Vec<u8>) -> usize {
         self.make_room(input.len());
         let State::Receiving(receiving) = &mut self.state else {
-            return input;
+            return 0;
         };
         let (taken, ended) = match receiving.refusal {
             None => receiving.reader.read_dotted(input, &mut self.message.content),
@@ -171,7 +181,7 @@ impl Server {
         if ended {
             self.finish_message(now, out);
         }
-        &input[taken..]
+        taken
     }
 
     fn take_chunk(&mut self, chunk: &[u8]) {
@@ -197,17 +207,86 @@ impl Server {
         if receiving.refusal.is_some() {
             return;
         }
+        let is_too_large = self.message.content_size() > self.settings.bounds.message_bytes_max;
         let content = &mut self.message.content;
-        if (content.len() as u64) > self.settings.bounds.message_bytes_max {
+        if is_too_large {
             receiving.refusal = Some(reply::MESSAGE_TOO_LARGE);
         } else if !self.room.grow(content, content_bytes_max(input_bytes, self.settings.bare_newline)) {
             receiving.refusal = Some(reply::NO_ROOM);
         }
         if receiving.refusal.is_some() {
-            self.message.content = Vec::new();
-            self.room.shrink_to(0);
+            self.drop_content();
         }
     }
+
+    /// Nothing of the content is needed any more.
+    fn drop_content(&mut self) {
+        self.message.content = Vec::new();
+        self.message.pieces = Pieces::NONE;
+        self.room.shrink_to(0);
+    }
+
+    // ── Pieces ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// How many bytes may be taken before a piece is to be kept.
+    fn room_in_piece(&self) -> usize {
+        match &self.state {
+            State::Receiving(Receiving { refusal: None, .. }) if self.room.resources().takes_pieces() => {
+                STREAM_PIECE_BYTES.saturating_sub(self.message.content.len())
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    /// The message is large: what has come of it is given to storage before more is taken.
+    fn ask_to_keep_piece(&mut self, now: Now) {
+        let state = mem::replace(&mut self.state, State::Ended);
+        let State::Receiving(receiving) = state else {
+            self.state = state;
+            return;
+        };
+        self.state = State::Keeping(receiving);
+        if self.message.pieces == Pieces::NONE {
+            self.message.id = self.room.resources().next_message_id(now);
+            self.header = HeaderFacts::of(&self.message.content);
+        }
+        let message = &mut *self.message;
+        let content = mem::take(&mut message.content);
+        let index = message.pieces.count;
+        message.pieces.count += 1;
+        message.pieces.bytes += content.len() as u64;
+        self.action = Some(Action::KeepPiece(Piece { message: message.id, index, content }));
+    }
+
+    /// What became of the piece that was to be kept. `buffer` is the piece's content, which comes back so that its memory serves
+    /// for the next. A message whose piece is refused is read to its end, and then refused.
+    pub fn handle_piece_kept(&mut self, result: Result<(), StoreFailure>, mut buffer: Vec<u8>, out: &mut Vec<u8>) {
+        let state = mem::replace(&mut self.state, State::Ended);
+        let State::Keeping(mut receiving) = state else {
+            self.state = state;
+            // It may have been ended meanwhile.
+            if self.outcome.is_none() {
+                self.broken(out);
+            }
+            return;
+        };
+        receiving.refusal = result.err().map(refusal_of_storage);
+        let is_refused = receiving.refusal.is_some();
+        self.state = State::Receiving(receiving);
+        if is_refused {
+            self.drop_content();
+            return;
+        }
+        buffer.clear();
+        self.message.content = buffer;
+    }
+
+    /// What the message's header says, wherever its beginning is now.
+    fn header_facts(&self) -> HeaderFacts {
+        if self.message.pieces == Pieces::NONE { HeaderFacts::of(&self.message.content) } else { self.header }
+    }
+
+    // ── The end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A chunk is complete.
     fn finish_chunk(&mut self, now: Now, out: &mut Vec<u8>) {
@@ -236,12 +315,10 @@ impl Server {
             return;
         };
         let at = receiving.authorized;
-        let header = HeaderFacts::of(&self.message.content);
+        let header = self.header_facts();
         let refusal = match receiving {
             Receiving { refusal: Some(refusal), .. } => Some(*refusal),
-            _ if self.message.content.len() as u64 > self.settings.bounds.message_bytes_max => {
-                Some(reply::MESSAGE_TOO_LARGE)
-            }
+            _ if self.message.content_size() > self.settings.bounds.message_bytes_max => Some(reply::MESSAGE_TOO_LARGE),
             _ if receiving.reader.must_refuse() => Some(reply::BARE_NEWLINE_IN_MESSAGE),
             _ if header.hops > HOPS_MAX => Some(reply::LOOP_DETECTED),
             _ => None,
@@ -275,7 +352,9 @@ impl Server {
 
     fn write_trace(&mut self, at: Authorized, header: &HeaderFacts, now: Now) {
         let message = &mut *self.message;
-        message.id = self.room.resources().next_message_id(now);
+        if message.pieces == Pieces::NONE {
+            message.id = self.room.resources().next_message_id(now);
+        }
         message.trace.clear();
         let envelope = &message.envelope;
         let mut recipients = envelope.recipients();
@@ -308,11 +387,7 @@ impl Server {
                 self.tally.refuse(refusal);
             }
             Err(failure) => {
-                let refusal = match failure {
-                    StoreFailure::Full => reply::NO_ROOM,
-                    StoreFailure::Busy => reply::STORE_BUSY,
-                    _ => reply::STORE_FAULT,
-                };
+                let refusal = refusal_of_storage(failure);
                 self.tally.refuse(refusal);
                 say(refusal, out);
             }
@@ -392,6 +467,15 @@ impl Server {
     pub(super) fn release_message_memory(&mut self) {
         self.message.release();
         self.room.shrink_to(0);
+    }
+}
+
+/// What the client is told when our own storage does not take its message.
+fn refusal_of_storage(failure: StoreFailure) -> Reply {
+    match failure {
+        StoreFailure::Full => reply::NO_ROOM,
+        StoreFailure::Busy => reply::STORE_BUSY,
+        StoreFailure::Fault | StoreFailure::Foreign(_) => reply::STORE_FAULT,
     }
 }
 

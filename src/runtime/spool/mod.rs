@@ -10,6 +10,7 @@
 //! takes long (writing 16 MiB of zeroes, syncing a directory) is done by a thread.
 
 mod files;
+mod incoming;
 mod keeper;
 mod opening;
 
@@ -28,6 +29,7 @@ use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 
 use self::files::Files;
+pub use self::incoming::Incoming;
 use self::keeper::Job;
 pub use self::keeper::Keeper;
 pub use self::opening::{OpenedLog, OpenedSpool, Recovered, SpoolError, SpoolSettings, open, spool_directory};
@@ -40,7 +42,7 @@ use crate::limits;
 use crate::observe::event::{Event, SpoolFault, SpoolFull};
 use crate::observe::metrics::ShardMetrics;
 use crate::proto::envelope::Envelope;
-use crate::proto::message::{Message, MessageId};
+use crate::proto::message::{Message, MessageId, Pieces};
 use crate::proto::proof::Committed;
 use crate::proto::server::StoreFailure;
 use crate::spool::Place;
@@ -87,6 +89,8 @@ struct Inner {
     events: EventLog,
     keeper: Keeper,
     waiting: RefCell<HashMap<Ticket, Rc<Slot>>>,
+    /// Those who hold a piece back until less waits for the disk.
+    waiting_for_room: RefCell<Vec<Waker>>,
     last_ticket: Cell<Ticket>,
     /// Segments that are open for writing.
     writers: RefCell<HashMap<u32, Rc<BufferedFile>>>,
@@ -132,6 +136,7 @@ impl Spool {
             events,
             keeper,
             waiting: RefCell::default(),
+            waiting_for_room: RefCell::default(),
             last_ticket: Cell::new(0),
             writers: RefCell::default(),
             readers: RefCell::default(),
@@ -149,10 +154,11 @@ impl Spool {
 
     /// Puts a message on stable storage. It is queued from then on, also after a crash, until [`Note::Done`] is noted.
     ///
-    /// A message that was appended is committed even if the future is dropped.
+    /// A message that was appended is committed even if the future is dropped. One whose beginning was given to an [`Incoming`]
+    /// is committed by that.
     pub async fn commit(&self, message: Box<Message>) -> Stored {
         let (ticket, slot) = self.0.slot();
-        let appended = self.0.log.borrow_mut().append_message(self.0.now(), &message, ticket);
+        let appended = self.0.append(&message, ticket);
         let mut fault = None;
         let result = match appended {
             Ok(()) => self.0.wait(&slot).await,
@@ -235,13 +241,23 @@ impl Inner {
         (ticket, slot)
     }
 
+    /// Appends a message, or the end of one whose pieces were appended before.
+    fn append(&self, message: &Message, ticket: Ticket) -> Result<(), Refusal> {
+        let mut log = self.log.borrow_mut();
+        match message.pieces {
+            Pieces::NONE => log.append_message(self.now(), message, ticket),
+            Pieces { count, bytes } => log.append_end(self.now(), message, (count, bytes), ticket),
+        }
+    }
+
     async fn wait(&self, slot: &Slot) -> Result<Place, Refusal> {
         self.something_to_write.ring();
         slot.outcome().await
     }
 
-    /// Wakes those whose outcome has come.
+    /// Wakes those whose outcome has come, and those who wait for room.
     fn answer(&self) {
+        self.waiting_for_room.take().into_iter().for_each(Waker::wake);
         let completions = self.log.borrow_mut().take_completions();
         let mut waiting = self.waiting.borrow_mut();
         for Completion { ticket, result } in completions {

@@ -14,7 +14,7 @@ use super::{OpenedLog, Spool, SpoolParts, SpoolSettings, log_settings, open, spo
 use crate::observe::event::{Severity, SpoolDamaged};
 use crate::observe::log::LogFormat;
 use crate::observe::metrics::Metrics;
-use crate::proto::message::{Message, MessageId};
+use crate::proto::message::{Message, MessageId, Piece, Pieces};
 use crate::relay::SyncPolicy;
 use crate::runtime::clock::Clock;
 use crate::runtime::log_writer::LogWriter;
@@ -278,4 +278,51 @@ fn what_a_crash_left_half_made_is_removed() {
     fs::write(place.shard(0).join("new"), b"half").unwrap();
     place.open(1);
     assert!(!place.shard(0).join("new").exists());
+}
+
+#[test]
+fn a_message_that_came_in_pieces_is_read_back_whole_and_others_leave_nothing() {
+    let place = Place::new();
+    let opened = place.open(1).logs.swap_remove(0);
+    with(opened, |spool| async move {
+        let piece = |of: &Message, index: u32, content: Vec<u8>| Piece { message: of.id, index, content };
+        let mut whole = message(1, b"the rest");
+        let mut incoming = spool.begin(whole.id);
+        // Some segments full, with another message between that is given up.
+        for index in 0..20 {
+            let content = vec![b'a' + index as u8; 40_000];
+            whole.pieces = Pieces { count: index + 1, bytes: whole.pieces.bytes + 40_000 };
+            incoming.append(&piece(&whole, index, content)).await.unwrap();
+            let mut given_up = spool.begin(message(100 + index, b"").id);
+            given_up.append(&piece(&message(100 + index, b""), 0, vec![b'x'; 40_000])).await.unwrap();
+        }
+        let id = whole.id;
+        incoming.commit(whole).await.result.unwrap();
+        let read = spool.read(id).await.unwrap();
+        let expected: Vec<u8> = (0..20).flat_map(|index| vec![b'a' + index; 40_000]).chain(*b"the rest").collect();
+        assert!(read.content == expected && read.pieces == Pieces::NONE);
+        assert_eq!(spool.message_count(), 1);
+        spool.note_committed(&Note::Done(id)).await;
+    });
+    let found = place.open(1);
+    assert!(queued(&found).is_empty() && found.damage.is_empty());
+}
+
+#[test]
+fn pieces_without_an_end_are_no_message_at_the_next_start_and_the_log_goes_on() {
+    let place = Place::new();
+    for _ in 0..2 {
+        let opened = place.open(1).logs.swap_remove(0);
+        with(opened, |spool| async move {
+            let mut incoming = spool.begin(message(1, b"").id);
+            for index in 0..3 {
+                let piece = Piece { message: message(1, b"").id, index, content: vec![b'x'; 40_000] };
+                incoming.append(&piece).await.unwrap();
+            }
+            spool.commit(message(2, b"small")).await.result.unwrap();
+        });
+        let found = place.open(1);
+        assert_eq!(queued(&found).len(), 1);
+        assert_eq!(found.damage, []);
+    }
 }

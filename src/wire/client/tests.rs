@@ -187,6 +187,7 @@ fn serve(server: &mut wire::Connection, output: &mut wire::Output, stored: &mut 
                 let member = Member { name: credential.user, senders: Senders::Any };
                 server.handle_verdict(now(), credential::Verdict::Accepted(Arc::new(member)), output);
             }
+            wire::Step::KeepPiece(_) => unreachable!("the server was not told that it may ask"),
             wire::Step::Store(message) => {
                 stored.push(message.content.clone());
                 server.handle_stored(now(), Ok(Committed::attested_by_storage()), message, output);
