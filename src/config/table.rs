@@ -271,7 +271,8 @@ settings! {
         "max-message-size" "BYTES"
         max_message_size: u64 = limits::MESSAGE_BYTES_MAX, Bytes(1, 1 << 32);
 
-        /// Memory of each shard for messages in transit. Over it, further mail is put off with 452.
+        /// Memory of each shard for messages that are coming in. Over it, further mail is put off with 452. A message takes
+        /// some 512 KiB at most, as large ones go into the spool piece by piece; with `--sync through`, all of its size.
         "message-memory" "BYTES"
         message_memory: u64 = limits::MESSAGE_MEMORY_BYTES.max(max_message_size), Bytes(1, 1 << 40),
             shown "512MiB, or room for one message of --max-message-size";

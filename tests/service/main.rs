@@ -12,6 +12,7 @@ mod bounds;
 mod delivery;
 mod early_data;
 mod greeting;
+mod large;
 mod logins;
 mod observing;
 mod once;

