@@ -15,7 +15,7 @@ const LITTLE_MEMORY: [&str; 4] = ["--message-memory", "1M", "--max-message-size"
 /// Lines of so many bytes together, no two of them alike, some with a dot to be stuffed.
 fn letter(bytes: usize) -> Vec<u8> {
     let mut letter = b"Subject: large\r\nDate: x\r\nMessage-ID: <large@example.org>\r\n\r\n".to_vec();
-    for number in 0.. {
+    for number in 0_u64.. {
         if letter.len() >= bytes {
             break;
         }
