@@ -270,7 +270,7 @@ impl Server {
             }
             return;
         };
-        receiving.refusal = result.err().map(refusal_of_storage);
+        receiving.refusal = result.err().map(|failure| refusal_of_storage(&failure));
         let is_refused = receiving.refusal.is_some();
         self.state = State::Receiving(receiving);
         if is_refused {
@@ -387,7 +387,7 @@ impl Server {
                 self.tally.refuse(refusal);
             }
             Err(failure) => {
-                let refusal = refusal_of_storage(failure);
+                let refusal = refusal_of_storage(&failure);
                 self.tally.refuse(refusal);
                 say(refusal, out);
             }
@@ -471,7 +471,7 @@ impl Server {
 }
 
 /// What the client is told when our own storage does not take its message.
-fn refusal_of_storage(failure: StoreFailure) -> Reply {
+fn refusal_of_storage(failure: &StoreFailure) -> Reply {
     match failure {
         StoreFailure::Full => reply::NO_ROOM,
         StoreFailure::Busy => reply::STORE_BUSY,
