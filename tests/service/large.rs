@@ -68,7 +68,8 @@ fn a_message_of_forty_mebibytes_arrives_byte_for_byte_and_takes_hardly_any_memor
     client.begin_message(RECIPIENT);
     client.send(&wire);
     // All that the server has not taken is on the way; it has not begun to deliver.
-    let grown = peak_memory(&server) - before;
+    // The kernel counts by approximation, so that a peak may even seem lower later.
+    let grown = peak_memory(&server).saturating_sub(before);
     assert!(grown < 8 * MIB, "{} KiB more than before", grown >> 10);
     client.ask(".", "250");
     client.quit();
