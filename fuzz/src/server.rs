@@ -134,6 +134,7 @@ impl<'a> Play<'a> {
             }
             Some(Action::Verify(credential)) => self.verify(&credential),
             Some(Action::Store(message)) => self.store(message),
+            Some(Action::KeepPiece(_)) => panic!("nobody said that pieces can be kept"),
         }
         if self.server.is_securing() {
             // Whatever came along belongs to TLS.

@@ -137,7 +137,9 @@ impl Far {
         let profile = if place == Place::Near { Profile::parse("loopback")? } else { self.profile.clone() };
         let visit = Visit { scenario, profile, source: 0, user: 0, is_warm: true, messages: 1, transcript: true };
         let mut random = Random::new(bytes);
-        let message = target.message("ladder", bytes, 1, &mut random);
+        // A name that no submission had before, or the server would say that it has the message already.
+        let id = format!("ladder-{:x}", self.clock.now().unix.as_nanos());
+        let message = target.message(&id, bytes, 1, &mut random);
         let address = target.address_for(scenario).ok_or("the server has no address for implicit TLS")?;
         if scenario.opens_fast() {
             let fetched = self.inside(place, || single::fetch_cookie(address, None))?;
