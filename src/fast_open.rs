@@ -62,11 +62,20 @@ pub enum Taken {
 /// answered.
 pub fn taken(socket: &impl AsRawFd, first_flight_bytes: usize) -> Taken {
     match tcp_info(socket) {
-        Ok(info) if info.options & TCPI_OPT_SYN_DATA == 0 => Taken::Nothing,
+        Ok(info) if !info.syn_data_was_taken() => Taken::Nothing,
         Ok(info) if first_flight_bytes <= info.syn_bytes_max() => Taken::All,
         Ok(_) => Taken::Part,
         Err(_) => Taken::Nothing,
     }
+}
+
+/// Did the server take any data together with the SYN? To be asked when it has answered.
+///
+/// # Errors
+///
+/// The kernel's, if it does not tell.
+pub fn carried_data(socket: &impl AsRawFd) -> io::Result<bool> {
+    Ok(tcp_info(socket)?.syn_data_was_taken())
 }
 
 /// As much of the kernel's `struct tcp_info` as is needed here.
@@ -76,6 +85,10 @@ struct TcpInfo {
 }
 
 impl TcpInfo {
+    fn syn_data_was_taken(&self) -> bool {
+        self.options & TCPI_OPT_SYN_DATA != 0
+    }
+
     /// What a SYN can carry: a segment, less the room that is set aside for options. Later segments lack that of
     /// timestamps already.
     fn syn_bytes_max(&self) -> usize {

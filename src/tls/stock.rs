@@ -10,11 +10,12 @@ use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
-use crate::limits::TLS_CLIENT_STOCK_MAX;
-
 /// The sessions with one server. Whoever asks for another server's name gets them too, so each server has its own stock.
-#[derive(Debug, Default)]
-pub struct SessionStock(Mutex<Sessions>);
+#[derive(Debug)]
+pub struct SessionStock {
+    sessions: Mutex<Sessions>,
+    tickets_max: usize,
+}
 
 #[derive(Debug, Default)]
 struct Sessions {
@@ -24,6 +25,11 @@ struct Sessions {
 }
 
 impl SessionStock {
+    /// An empty stock that keeps so many tickets of TLS 1.3, about 1 KiB each; the oldest makes room.
+    pub fn new(tickets_max: usize) -> Self {
+        Self { sessions: Mutex::default(), tickets_max }
+    }
+
     /// Is there nothing that the next connection could resume?
     pub fn is_empty(&self) -> bool {
         let sessions = self.sessions();
@@ -32,7 +38,7 @@ impl SessionStock {
 
     /// What a panic left behind is still a set of sessions.
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,7 +65,7 @@ impl ClientSessionStore for SessionStock {
 
     fn insert_tls13_ticket(&self, _server_name: ServerName<'static>, value: Tls13ClientSessionValue) {
         let mut sessions = self.sessions();
-        if sessions.tickets.len() == TLS_CLIENT_STOCK_MAX {
+        if sessions.tickets.len() == self.tickets_max {
             sessions.tickets.pop_front();
         }
         sessions.tickets.push_back(value);

@@ -67,26 +67,6 @@ pub enum ListedState {
     Held,
 }
 
-impl ListedState {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::Deferred, Self::Active, Self::Held];
-
-    /// The word for it.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Deferred => "deferred",
-            Self::Active => "active",
-            Self::Held => "held",
-        }
-    }
-
-    /// The state that `word` names, if any.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.word() == word)
-    }
-}
-
 /// How much waits for one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DestinationDepth {

@@ -2,13 +2,13 @@
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::check::facts::{AddressFacts, FastOpenTrial, Refused};
 use crate::config::Config;
+use crate::fast_open::carried_data;
 use crate::runtime::listeners::{self, set_fast_open};
 
 /// Every address of the configuration, bound for a moment.
@@ -62,28 +62,8 @@ fn connect(listener: &TcpListener) -> io::Result<bool> {
     let (mut server, _) = listener.accept()?;
     server.set_read_timeout(Some(PATIENCE))?;
     server.read_exact(&mut [0])?;
-    Ok(tcp_options(&client)? & TCPI_OPT_SYN_DATA != 0)
+    carried_data(&client)
 }
-
-/// The field `tcpi_options` of `struct tcp_info`, its sixth byte.
-fn tcp_options(socket: &Socket) -> io::Result<u8> {
-    let mut info = [0_u8; 8];
-    let mut bytes = libc::socklen_t::try_from(info.len()).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `bytes` bytes to `info`, which has that many and outlives the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut bytes,
-        )
-    };
-    if result == 0 { Ok(info[5]) } else { Err(io::Error::last_os_error()) }
-}
-
-/// From `linux/tcp.h`: the data of the SYN was acknowledged with it.
-const TCPI_OPT_SYN_DATA: u8 = 32;
 
 /// Two connections are made, one after the other.
 const QUEUE: u32 = 2;

@@ -32,7 +32,7 @@ use super::{SubmitError, files, load_memory, save_memory};
 use crate::exit::Exit;
 use crate::limits::{
     REMEMBERED_SERVERS_MAX, SUBMIT_AGENT_REQUESTS_MAX, SUBMIT_AGENT_TIMEOUT, SUBMIT_MESSAGE_BYTES_MAX,
-    SUBMIT_TICKET_TIMEOUT,
+    SUBMIT_TICKET_TIMEOUT, TLS_CLIENT_STOCK_MAX,
 };
 use crate::proto::client::{Memory, Point, ServerMemory};
 use crate::tls::stock::SessionStock;
@@ -228,7 +228,7 @@ fn keep_name(request: &Request) -> Vec<u8> {
 
 impl Keep {
     fn new(request: &Request) -> Result<Self, SubmitError> {
-        let stock = Arc::new(SessionStock::default());
+        let stock = Arc::new(SessionStock::new(TLS_CLIENT_STOCK_MAX));
         let mut tls = ClientConfig::clone(&*request.tls()?);
         tls.resumption = Resumption::store(Arc::<SessionStock>::clone(&stock));
         Ok(Self { tls: Arc::new(tls), stock, memory: Mutex::default() })
