@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::exit::Exit;
-use crate::limits::STREAM_MEMORY_BYTES;
+use crate::limits::{ROUTES_MAX, STREAM_MEMORY_BYTES};
 use crate::relay::{Destination, RelayTls, SyncPolicy};
 use crate::tls::config::Returning;
 use file::FileValues;
@@ -276,6 +276,14 @@ fn check_certificates(config: &Config, given: &Given<'_>) -> Result<(), ConfigEr
 }
 
 fn check_destinations(config: &Config, given: &Given<'_>) -> Result<(), ConfigError> {
+    if config.route.len() > ROUTES_MAX {
+        let problem = format!("--route is given {} times, and {ROUTES_MAX} is the most", config.route.len());
+        return Err(given.mismatch(
+            &["route"],
+            problem,
+            "let one rule stand for all domains below a name: .example.org",
+        ));
+    }
     let mut seen = BTreeSet::new();
     if let Some(twice) = config.route.iter().find(|route| !seen.insert(&route.domain)) {
         let problem = format!("--route is given twice for {}", twice.domain);

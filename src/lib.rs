@@ -39,6 +39,8 @@ pub mod limits;
 pub mod manual;
 #[cfg(feature = "server")]
 pub mod observe;
+#[cfg(feature = "server")]
+mod paged_slab;
 pub mod proto;
 #[cfg(feature = "server")]
 pub mod queue;

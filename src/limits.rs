@@ -407,6 +407,9 @@ pub const QUEUE_LIFETIME: Duration = Duration::from_secs(5 * 86_400);
 /// Default of `--delay-warning`: the age at which a sender who asked for it is told that a message is late.
 pub const DELAY_WARNING: Duration = Duration::from_secs(4 * 3_600);
 
+/// Most rules that send a domain's mail elsewhere. Each queued message keeps the number of its destination in two bytes.
+pub const ROUTES_MAX: usize = 10_000;
+
 /// Default of `--queue-max`: messages in the queues of all shards together. They take under 200 bytes of memory each.
 pub const QUEUE_MAX: u64 = 1_000_000;
 

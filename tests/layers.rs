@@ -9,16 +9,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer, and the layers that it may name besides itself.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("limits", &[]),
     ("time", &[]),
     ("exit", &[]),
     ("fast_open", &[]),
+    ("paged_slab", &[]),
     ("manual", &[]),
     ("proto", &["limits", "time"]),
     ("auth", &["limits", "time", "proto"]),
-    ("spool", &["limits", "time", "proto"]),
-    ("relay", &["limits", "time", "proto", "spool"]),
+    ("spool", &["limits", "time", "paged_slab", "proto"]),
+    ("relay", &["limits", "time", "paged_slab", "proto", "spool"]),
     ("tls", &["limits", "time"]),
     ("observe", &["limits", "time"]),
     ("wire", &["limits", "time", "proto", "tls"]),

@@ -171,7 +171,7 @@ impl Disk {
             }
         }
         for segment in log.message_segments() {
-            log.visit_segment(segment, &self.segments[&segment], &mut |head, _| assert!(log.contains(head.id)));
+            log.visit_segment(segment, &self.segments[&segment], &mut |head| assert!(log.contains(head.id)));
         }
     }
 

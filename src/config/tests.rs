@@ -8,7 +8,7 @@ use clap::Command;
 use super::table::FLAGS_AND_FIELDS;
 use super::{Config, ConfigError, ConfigFile, Flags, Host, Listen, settings};
 use crate::exit::Exit;
-use crate::limits;
+use crate::limits::{self, ROUTES_MAX};
 use crate::observe::event::Severity;
 use crate::observe::log::LogFormat;
 use crate::proto::body::BareNewline;
@@ -339,6 +339,18 @@ fn a_domain_has_one_route() {
     let (message, exit) = refusal(&[("route", "A.example=discard"), ("route", "a.example=maildir:/m")], "");
     let problem = "--route is given twice for a.example";
     assert_eq!((message, exit), (format!("{problem}: give one destination for each domain"), Exit::Usage));
+}
+
+#[test]
+fn there_are_no_more_routes_than_numbers_for_their_destinations() {
+    let routes = |count| {
+        let rules: Vec<_> = (0..count).map(|number| format!("'d{number}.example=discard'")).collect();
+        format!("route = [{}]", rules.join(", "))
+    };
+    assert_eq!(of_file(&routes(ROUTES_MAX)).route.len(), ROUTES_MAX);
+    let (message, exit) = refusal(&[], &routes(ROUTES_MAX + 1));
+    assert!(message.starts_with("--route is given 10001 times, and 10000 is the most: "), "{message}");
+    assert_eq!(exit, Exit::Config);
 }
 
 #[test]

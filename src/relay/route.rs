@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use super::{Destination, Route};
 use crate::proto::address::domain_of;
 
-/// The number of a destination: its place in [`Routes::destinations`]. It holds for the life of the process.
+/// The number of a destination: its place in [`Routes::destinations`]. It holds for the life of the process. There is
+/// one for the default and for each rule at most, see [`ROUTES_MAX`](crate::limits::ROUTES_MAX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DestinationNumber(pub u32);
+pub struct DestinationNumber(pub u16);
 
 /// All rules.
 #[derive(Clone, Debug)]
@@ -68,8 +69,7 @@ impl Routes {
             self.destinations.push(destination.clone());
             self.destinations.len() - 1
         });
-        // No configuration file has room for so many.
-        DestinationNumber(u32::try_from(place).expect("destinations fit their numbers"))
+        DestinationNumber(u16::try_from(place).expect("a configuration has no more destinations than numbers"))
     }
 }
 

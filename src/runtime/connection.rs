@@ -431,10 +431,9 @@ impl Conversation {
             Some(incoming) => incoming.commit(message).await,
             None => self.shard.spool.commit(message).await,
         };
-        let result = result.map(|(committed, place)| {
-            self.shard.queue.accept(&message, place);
-            committed
-        });
+        if result.is_ok() {
+            self.shard.queue.accept(&message);
+        }
         Delivered { result, message, fault }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Place;
 use super::frame::BLOCK_BYTES;
+use super::messages::{Entry, Messages};
 use crate::proto::message::MessageId;
 
 /// A record that is still needed.
@@ -15,20 +16,6 @@ pub(super) struct Piece {
     pub(super) place: Place,
     /// With its header.
     pub(super) bytes: u32,
-}
-
-/// A message that is not done: small, because a million of them may wait.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    pub(super) head: Piece,
-    progress: Place,
-}
-
-impl Entry {
-    /// Where the newest progress lies.
-    pub(super) fn progress(&self) -> Option<Place> {
-        (self.progress != NOWHERE).then_some(self.progress)
-    }
 }
 
 /// The parts of a large message, perhaps of one that is still coming in.
@@ -60,7 +47,7 @@ pub(super) struct Segment {
 
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    pub(super) messages: HashMap<MessageId, Entry>,
+    pub(super) messages: Messages,
     pub(super) large: HashMap<MessageId, Large>,
     /// The oldest first.
     pub(super) segments: VecDeque<Segment>,
@@ -104,11 +91,13 @@ impl Contents {
     /// A message lies here, or has been copied here.
     pub(super) fn place_message(&mut self, id: MessageId, piece: Piece) {
         self.acquire(piece);
-        let before = self.messages.get_mut(&id).map(|entry| std::mem::replace(&mut entry.head, piece));
-        match before {
-            Some(before) => self.release(before),
+        match self.messages.get_mut(id) {
+            Some(entry) => {
+                let before = std::mem::replace(&mut entry.head, piece);
+                self.release(before);
+            }
             None => {
-                self.messages.insert(id, Entry { head: piece, progress: NOWHERE });
+                self.messages.insert(Entry::new(id, piece));
             }
         }
     }
@@ -128,12 +117,12 @@ impl Contents {
 
     /// The newest progress of a message lies here. Nothing happens if the message is done.
     pub(super) fn place_progress(&mut self, id: MessageId, place: Place) {
-        let Some(entry) = self.messages.get_mut(&id) else {
+        let Some(entry) = self.messages.get_mut(id) else {
             return;
         };
-        let before = std::mem::replace(&mut entry.progress, place);
+        let before = entry.set_progress(place);
         self.acquire(progress_piece(place));
-        if before != NOWHERE {
+        if let Some(before) = before {
             self.release(progress_piece(before));
         }
     }
@@ -150,7 +139,7 @@ impl Contents {
 
     /// The message is done.
     pub(super) fn remove(&mut self, id: MessageId) {
-        if let Some(entry) = self.messages.remove(&id) {
+        if let Some(entry) = self.messages.remove(id) {
             self.release(entry.head);
             if let Some(place) = entry.progress() {
                 self.release(progress_piece(place));
@@ -207,5 +196,3 @@ fn progress_piece(place: Place) -> Piece {
     const PROGRESS_BYTES: u32 = 128;
     Piece { place, bytes: PROGRESS_BYTES }
 }
-
-const NOWHERE: Place = Place { segment: u32::MAX, offset: u32::MAX };

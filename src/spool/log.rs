@@ -335,7 +335,7 @@ impl Log {
 
     /// A message that came in pieces will not be finished.
     pub fn abandon(&mut self, id: MessageId) {
-        if !self.contents.messages.contains_key(&id) {
+        if !self.contents.messages.contains(id) {
             self.forget_parts(id);
         }
     }
@@ -384,7 +384,7 @@ impl Log {
 
     /// Is this message in the log?
     pub fn contains(&self, id: MessageId) -> bool {
-        self.contents.messages.contains_key(&id)
+        self.contents.messages.contains(id)
     }
 
     /// How many messages are not done.
@@ -394,7 +394,7 @@ impl Log {
 
     /// All messages that are not done, in no order.
     pub fn messages(&self) -> impl Iterator<Item = MessageId> {
-        self.contents.messages.keys().copied()
+        self.contents.messages.iter().map(|entry| entry.id)
     }
 
     /// Segments in use.
@@ -419,7 +419,7 @@ impl Log {
 
     /// Where a message can be read now. It may move, so that a read that fails is to be repeated from here.
     pub fn locate(&self, id: MessageId) -> Option<Location> {
-        let entry = self.contents.messages.get(&id)?;
+        let entry = self.contents.messages.get(id)?;
         let large = self.contents.large.get(&id);
         let parts = large.iter().flat_map(|large| &large.parts);
         Some(Location {
@@ -528,7 +528,7 @@ impl Log {
             What::Nothing => {}
             What::Token { received } => self.contents.place_token(segment, received),
             What::MovedMessage { id, from, has_token } => {
-                if self.contents.messages.get(&id).is_some_and(|entry| entry.head.place == from) {
+                if self.contents.messages.get(id).is_some_and(|entry| entry.head.place == from) {
                     self.contents.place_message(id, piece);
                 }
                 self.count_token(id, has_token, segment);
@@ -541,7 +541,7 @@ impl Log {
                 }
             }
             What::MovedProgress { id, from } => {
-                if self.contents.messages.get(&id).is_some_and(|entry| entry.progress() == Some(from)) {
+                if self.contents.messages.get(id).is_some_and(|entry| entry.progress() == Some(from)) {
                     self.contents.place_progress(id, piece.place);
                 }
             }

@@ -14,6 +14,7 @@
 mod contents;
 pub mod frame;
 pub mod log;
+mod messages;
 pub mod once;
 mod place;
 mod progress;

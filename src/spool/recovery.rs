@@ -159,7 +159,7 @@ impl Recovery {
             Some(Record::Part { id, index, .. }) if index < SPOOL_PARTS_MAX => {
                 self.contents.place_part(id, index, piece);
             }
-            Some(Record::Progress(progress)) if self.contents.messages.contains_key(&progress.message) => {
+            Some(Record::Progress(progress)) if self.contents.messages.contains(progress.message) => {
                 self.contents.place_progress(progress.message, place);
             }
             Some(Record::Progress(progress)) => {
@@ -201,7 +201,7 @@ impl Recovery {
     fn drop_incomplete(&mut self) {
         let large: Vec<_> = self.contents.large.iter().map(|(id, large)| (*id, large.expected)).collect();
         for (id, expected) in large {
-            let Some(entry) = self.contents.messages.get(&id).copied() else {
+            let Some(entry) = self.contents.messages.get(id).copied() else {
                 self.contents.remove_parts(id);
                 continue;
             };
@@ -218,14 +218,14 @@ impl Recovery {
 impl Log {
     /// The numbers of the segments in which queued messages lie.
     pub fn message_segments(&self) -> Vec<u32> {
-        let mut numbers: Vec<_> = self.contents.messages.values().map(|entry| entry.head.place.segment).collect();
+        let mut numbers: Vec<_> = self.contents.messages.iter().map(|entry| entry.head.place.segment).collect();
         numbers.sort_unstable();
         numbers.dedup();
         numbers
     }
 
-    /// Tells each queued message of this segment, in the order of the log, with where its newest progress can be read.
-    pub fn visit_segment(&self, number: u32, bytes: &[u8], visit: &mut dyn FnMut(&Head<'_>, Place)) {
+    /// Tells each queued message of this segment, in the order of the log.
+    pub fn visit_segment(&self, number: u32, bytes: &[u8], visit: &mut dyn FnMut(&Head<'_>)) {
         let Some(segment) = self.contents.segment(number) else {
             return;
         };
@@ -236,9 +236,9 @@ impl Log {
             };
             let place = Place { segment: number, offset: frame.offset };
             if let Some(Record::Message(head)) = Record::decode(frame.kind, frame.payload)
-                && self.contents.messages.get(&head.id).is_some_and(|entry| entry.head.place == place)
+                && self.contents.messages.get(head.id).is_some_and(|entry| entry.head.place == place)
             {
-                visit(&head, place);
+                visit(&head);
             }
         });
     }

@@ -422,7 +422,7 @@ fn messages_are_told_in_the_order_of_the_log() {
     let recovered = disk.recover(now(0), &mut HashSet::new());
     let mut told = Vec::new();
     for number in recovered.log.message_segments() {
-        recovered.log.visit_segment(number, &disk.0[&number], &mut |head, _| told.push((head.id, head.size())));
+        recovered.log.visit_segment(number, &disk.0[&number], &mut |head| told.push((head.id, head.size())));
     }
     let expected: Vec<_> = (0..3).map(|number| (simple(number, 100).id, simple(number, 100).size())).collect();
     assert_eq!(told, expected);

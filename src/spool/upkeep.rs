@@ -362,7 +362,7 @@ impl Log {
     }
 
     fn is_needed(&self, id: MessageId, place: Place) -> bool {
-        !self.finishing.contains(&id) && self.contents.messages.get(&id).is_some_and(|entry| entry.head.place == place)
+        !self.finishing.contains(&id) && self.contents.messages.get(id).is_some_and(|entry| entry.head.place == place)
     }
 
     fn is_needed_part(&self, id: MessageId, index: u32, place: Place) -> bool {
@@ -375,7 +375,7 @@ impl Log {
     fn is_newest(&self, id: MessageId, place: Place) -> bool {
         !self.finishing.contains(&id)
             && !self.progressing.contains_key(&id)
-            && self.contents.messages.get(&id).is_some_and(|entry| entry.progress() == Some(place))
+            && self.contents.messages.get(id).is_some_and(|entry| entry.progress() == Some(place))
     }
 
     fn keep_token(&mut self, now: Now, token: Option<Token<'_>>) {

@@ -3,31 +3,34 @@
 //! A million of them are kept, so each byte counts: a message has under 200, wherever it waits. It must not hold what can
 //! be read from the spool when it is needed.
 
-use std::sync::Arc;
-
 use super::pace::Tick;
-use super::slab::{NONE, Slab};
+use super::replies::ReplyNumber;
+use crate::paged_slab::{NONE, Slab};
 use crate::proto::message::MessageId;
 use crate::relay::route::DestinationNumber;
-use crate::spool::{Place, RecipientState};
+use crate::spool::RecipientState;
 
 /// A message that has not gone everywhere yet.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: MessageId,
-    pub(super) place: Place,
     /// Up to 4 GiB.
     pub(super) bytes: u32,
     pub(super) recipients: u32,
     pub(super) attempts: u32,
     pub(super) first_leg: u32,
     /// The state of each recipient; `None` while all of them wait.
-    pub(super) decided: Option<Box<[RecipientState]>>,
-    pub(super) last_reply: Option<Arc<str>>,
+    pub(super) decided: Option<Box<Decided>>,
+    pub(super) last_reply: ReplyNumber,
     pub(super) condition: Condition,
     pub(super) origin: Origin,
     pub(super) warning: Warning,
 }
+
+/// The state of each recipient. Behind two pointers, because the one that a message has takes less room than the place and
+/// the length of what few messages have.
+#[derive(Debug)]
+pub(super) struct Decided(Box<[RecipientState]>);
 
 /// What an operator has made of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +67,9 @@ pub(super) struct Leg {
     pub(super) destination: DestinationNumber,
     /// Recipients that wait, in ascending order.
     pub(super) recipients: Waiting,
-    /// Attempts after which it was put off.
-    pub(super) tries: u32,
+    /// Attempts after which it was put off, as far as they can be counted.
+    pub(super) tries: u16,
     pub(super) position: Position,
-    /// Neighbours in the list that `position` names.
-    links: Links,
 }
 
 /// Which recipients a leg is for.
@@ -76,26 +77,31 @@ pub(super) struct Leg {
 pub(super) enum Waiting {
     /// All of the message.
     All,
-    Some(Box<[u32]>),
+    Some(Box<Numbers>),
 }
+
+/// Recipients by number; behind two pointers like [`Decided`].
+#[derive(Debug)]
+pub(super) struct Numbers(Box<[u32]>);
 
 /// Where a leg is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
     /// In its destination's list of what can go at any time.
-    Fresh,
+    Fresh(Links),
     /// Among its destination's retries.
     Retry(Tick),
     /// In the list of what has been here for too long.
-    Expiring,
+    Expiring(Links),
     /// Under way: an attempt, or an expiry.
     InFlight,
     /// Its message is held.
     Held,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Links {
+/// The neighbours of a leg in a [`List`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Links {
     before: u32,
     after: u32,
 }
@@ -104,30 +110,37 @@ impl Entry {
     /// Has nothing become of any recipient yet?
     pub(super) fn waiting_count(&self) -> u32 {
         let Some(decided) = &self.decided else { return self.recipients };
-        let waiting = decided.iter().filter(|state| **state == RecipientState::Waiting).count();
+        let waiting = decided.0.iter().filter(|state| **state == RecipientState::Waiting).count();
         u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 
     /// Notes what has become of one recipient.
     pub(super) fn decide(&mut self, recipient: u32, state: RecipientState) {
         let count = self.recipients as usize;
-        let decided = self.decided.get_or_insert_with(|| vec![RecipientState::Waiting; count].into());
-        decided[recipient as usize] = state;
+        let decided =
+            self.decided.get_or_insert_with(|| Box::new(Decided(vec![RecipientState::Waiting; count].into())));
+        decided.0[recipient as usize] = state;
     }
 
     pub(super) fn recipient_states(&self) -> Vec<RecipientState> {
         match &self.decided {
-            Some(decided) => decided.to_vec(),
+            Some(decided) => decided.0.to_vec(),
             None => vec![RecipientState::Waiting; self.recipients as usize],
         }
     }
 }
 
 impl Leg {
-    pub(super) fn new(entry: u32, next: u32, destination: DestinationNumber, recipients: Waiting, tries: u32) -> Self {
-        let links = Links { before: NONE, after: NONE };
-        Self { entry, next_of_entry: next, destination, recipients, tries, position: Position::InFlight, links }
+    pub(super) fn new(entry: u32, next: u32, destination: DestinationNumber, recipients: Waiting, tries: u16) -> Self {
+        Self { entry, next_of_entry: next, destination, recipients, tries, position: Position::InFlight }
     }
+}
+
+impl Position {
+    /// In a list, of which the leg knows only when it has been [pushed](List::push).
+    const LOOSE: Links = Links { before: NONE, after: NONE };
+    pub(super) const FRESH: Self = Self::Fresh(Self::LOOSE);
+    pub(super) const EXPIRING: Self = Self::Expiring(Self::LOOSE);
 }
 
 impl Waiting {
@@ -135,12 +148,12 @@ impl Waiting {
     pub(super) fn numbers(&self, count: u32) -> Vec<u32> {
         match self {
             Self::All => (0..count).collect(),
-            Self::Some(numbers) => numbers.to_vec(),
+            Self::Some(numbers) => numbers.0.to_vec(),
         }
     }
 
     pub(super) fn of(numbers: Vec<u32>, count: u32) -> Self {
-        if numbers.len() == count as usize { Self::All } else { Self::Some(numbers.into()) }
+        if numbers.len() == count as usize { Self::All } else { Self::Some(Box::new(Numbers(numbers.into()))) }
     }
 }
 
@@ -162,31 +175,39 @@ impl List {
         (self.first != NONE).then_some(self.first)
     }
 
+    /// Adds a leg whose position says that it is in this list.
     pub(super) fn push(&mut self, leg: u32, legs: &mut Slab<Leg>) {
-        legs[leg].links = Links { before: self.last, after: NONE };
+        *links(leg, legs) = Links { before: self.last, after: NONE };
         match self.last {
             NONE => self.first = leg,
-            last => legs[last].links.after = leg,
+            last => links(last, legs).after = leg,
         }
         self.last = leg;
     }
 
     pub(super) fn unlink(&mut self, leg: u32, legs: &mut Slab<Leg>) {
-        let Links { before, after } = legs[leg].links;
+        let Links { before, after } = *links(leg, legs);
         match before {
             NONE => self.first = after,
-            before => legs[before].links.after = after,
+            before => links(before, legs).after = after,
         }
         match after {
             NONE => self.last = before,
-            after => legs[after].links.before = before,
+            after => links(after, legs).before = before,
         }
+    }
+}
+
+fn links(leg: u32, legs: &mut Slab<Leg>) -> &mut Links {
+    match &mut legs[leg].position {
+        Position::Fresh(links) | Position::Expiring(links) => links,
+        Position::Retry(_) | Position::InFlight | Position::Held => unreachable!("it is in a list"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Leg, List, Slab, Waiting};
+    use super::{Leg, List, Position, Slab, Waiting};
     use crate::relay::route::DestinationNumber;
 
     #[test]
@@ -196,6 +217,7 @@ mod tests {
         let numbers: Vec<u32> =
             (0..5).map(|entry| legs.insert(Leg::new(entry, 0, DestinationNumber(0), Waiting::All, 0))).collect();
         for number in &numbers {
+            legs[*number].position = Position::FRESH;
             list.push(*number, &mut legs);
         }
         for taken in [4, 0, 2] {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::entry::{Leg, List, Position};
 use super::pace::{self, Random, Tick};
-use super::slab::Slab;
+use crate::paged_slab::Slab;
 
 /// What waits for one destination.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Hop {
 
     /// Lets a leg wait for its turn.
     pub(super) fn push_fresh(&mut self, leg: u32, legs: &mut Slab<Leg>) {
-        legs[leg].position = Position::Fresh;
+        legs[leg].position = Position::FRESH;
         self.fresh.push(leg, legs);
     }
 
@@ -88,12 +88,12 @@ impl Hop {
     /// Takes out a leg that waits. Returns whether it did.
     pub(super) fn withdraw(&mut self, leg: u32, legs: &mut Slab<Leg>) -> bool {
         match legs[leg].position {
-            Position::Fresh => self.fresh.unlink(leg, legs),
+            Position::Fresh(_) => self.fresh.unlink(leg, legs),
             Position::Retry(due) => {
                 let found = self.retries.remove(&(due, leg)) || self.flushed.remove(&(due, leg));
                 debug_assert!(found, "a retry is where its leg says");
             }
-            Position::Expiring | Position::InFlight | Position::Held => return false,
+            Position::Expiring(_) | Position::InFlight | Position::Held => return false,
         }
         true
     }

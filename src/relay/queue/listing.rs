@@ -12,10 +12,10 @@ use std::time::Duration;
 use super::Queue;
 use super::entry::{Condition, Entry, Position, Warning};
 use super::hop::{Probe, State};
-use super::slab::NONE;
+use crate::paged_slab::NONE;
 use crate::proto::message::MessageId;
 use crate::relay::route::DestinationNumber;
-use crate::spool::{Place, RecipientState};
+use crate::spool::RecipientState;
 use crate::time::Now;
 
 /// One message in the queue, as it is now.
@@ -23,8 +23,6 @@ use crate::time::Now;
 pub struct Listed {
     /// Its name; [`MessageId::received`] says when it came.
     pub message: MessageId,
-    /// Where it lies.
-    pub place: Place,
     /// Its size.
     pub bytes: u64,
     /// What it waits for.
@@ -118,7 +116,6 @@ impl Queue {
         let entry = &self.entries[number];
         Listed {
             message: entry.id,
-            place: entry.place,
             bytes: entry.bytes.into(),
             state: self.listed_state(now, entry),
             recipients: entry.recipients,
@@ -126,7 +123,7 @@ impl Queue {
             attempts: entry.attempts,
             next_attempt: self.next_attempt(now, entry),
             warned: entry.warning == Warning::Sent,
-            last_reply: entry.last_reply.clone(),
+            last_reply: self.replies.text(entry.last_reply),
             destinations: self.listed_destinations(entry),
         }
     }
@@ -145,7 +142,7 @@ impl Queue {
         let is_any = |wanted: fn(Position) -> bool| self.legs_of(entry).any(|leg| wanted(self.legs[leg].position));
         if entry.condition == Condition::Held {
             ListedState::Held
-        } else if is_any(|position| matches!(position, Position::InFlight | Position::Expiring)) {
+        } else if is_any(|position| matches!(position, Position::InFlight | Position::Expiring(_))) {
             ListedState::Active
         } else if self.next_attempt(now, entry) <= now.unix {
             ListedState::Ready
@@ -165,7 +162,7 @@ impl Queue {
         let leg = &self.legs[leg];
         let own = match leg.position {
             Position::Retry(due) => due.moment(),
-            Position::Fresh | Position::Expiring | Position::InFlight | Position::Held => now.monotonic,
+            Position::Fresh(_) | Position::Expiring(_) | Position::InFlight | Position::Held => now.monotonic,
         };
         match self.hops[leg.destination.0 as usize].state {
             State::Down { probe_at, probe: Probe::Waits, .. } => own.max(probe_at),

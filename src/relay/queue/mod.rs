@@ -20,7 +20,6 @@ mod hop;
 mod listing;
 mod pace;
 mod replies;
-mod slab;
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -30,15 +29,15 @@ use std::time::Duration;
 use self::entry::{Condition, Entry, Leg, List, Origin, Position, Waiting, Warning};
 use self::hop::{Hop, Waits};
 use self::pace::Random;
-use self::replies::Replies;
-use self::slab::{NONE, Slab};
+use self::replies::{Replies, ReplyNumber};
 use super::outcome::{self, AttemptResult, Outcome, Reason};
 use super::route::{DestinationNumber, Routes};
 use crate::limits::{self, PROBE_WAIT, REPORTS_IN_FLIGHT_MAX, WARNING_LOOKS_MAX};
+use crate::paged_slab::{NONE, Slab};
 use crate::proto::command::Notify;
 use crate::proto::envelope::Envelope;
 use crate::proto::message::MessageId;
-use crate::spool::{Place, Progress, RecipientState};
+use crate::spool::{Progress, RecipientState};
 use crate::time::Now;
 
 pub use crate::spool::log::Note;
@@ -73,8 +72,6 @@ impl Default for QueueSettings {
 pub struct Arrival<'a> {
     /// Its name.
     pub id: MessageId,
-    /// Where it lies.
-    pub place: Place,
     /// Its size.
     pub bytes: u64,
     /// Whom it is for.
@@ -98,8 +95,6 @@ pub enum Step {
 pub struct Attempt {
     /// The message.
     pub message: MessageId,
-    /// Where it lies.
-    pub place: Place,
     /// Its size.
     pub bytes: u64,
     /// Where it goes.
@@ -126,8 +121,6 @@ enum Purpose {
 pub struct Late {
     /// The message.
     pub message: MessageId,
-    /// Where it lies.
-    pub place: Place,
     /// The recipients that wait.
     pub recipients: Vec<u32>,
     /// What the last attempt came to.
@@ -190,7 +183,7 @@ impl Queue {
             entries: Slab::new(),
             legs: Slab::new(),
             index: BTreeMap::new(),
-            replies: Replies::default(),
+            replies: Replies::new(),
             expiring: List::EMPTY,
             expiries_in_flight: 0,
             expired_to: MessageId::NONE,
@@ -230,15 +223,20 @@ impl Queue {
         };
         let due = self.restored_due(now, progress.next_attempt);
         let states = &progress.recipients;
-        self.insert(arrival, states, progress.attempts, |hop, leg, legs| match due {
-            Some(due) => hop.push_retry(leg, due, legs),
-            None => hop.push_fresh(leg, legs),
-        });
+        self.insert(
+            arrival,
+            states,
+            u16::try_from(progress.attempts).unwrap_or(u16::MAX),
+            |hop, leg, legs| match due {
+                Some(due) => hop.push_retry(leg, due, legs),
+                None => hop.push_fresh(leg, legs),
+            },
+        );
         if let Some(done) = self.note_restored(arrival.id) {
             return Some(done);
         }
         let number = self.index[&arrival.id];
-        let last_reply = (!progress.last_reply.is_empty()).then(|| self.replies.keep(&progress.last_reply)).flatten();
+        let last_reply = self.replies.keep(&progress.last_reply);
         let entry = &mut self.entries[number];
         entry.attempts = progress.attempts;
         entry.last_reply = last_reply;
@@ -269,7 +267,7 @@ impl Queue {
         &mut self,
         arrival: Arrival<'_>,
         states: &[RecipientState],
-        tries: u32,
+        tries: u16,
         push: impl Fn(&mut Hop, u32, &mut Slab<Leg>),
     ) {
         if self.index.contains_key(&arrival.id) {
@@ -287,13 +285,12 @@ impl Queue {
         let is_untouched = states.iter().all(|state| *state == RecipientState::Waiting);
         let number = self.entries.insert(Entry {
             id: arrival.id,
-            place: arrival.place,
             bytes: u32::try_from(arrival.bytes).unwrap_or(u32::MAX),
             recipients: count,
             attempts: 0,
             first_leg: NONE,
             decided: None,
-            last_reply: None,
+            last_reply: ReplyNumber::NONE,
             condition: Condition::Queued,
             origin: Origin::New,
             warning: if wants_warning { Warning::Wanted } else { Warning::NotWanted },
@@ -395,7 +392,7 @@ impl Queue {
     }
 
     fn push_expiring(&mut self, leg: u32) {
-        self.legs[leg].position = Position::Expiring;
+        self.legs[leg].position = Position::EXPIRING;
         self.expiring.push(leg, &mut self.legs);
     }
 
@@ -425,9 +422,8 @@ impl Queue {
         let waits = |number: &u32| states[*number as usize] == RecipientState::Waiting;
         Late {
             message: entry.id,
-            place: entry.place,
             recipients: (0..entry.recipients).filter(waits).collect(),
-            last_reply: entry.last_reply.clone(),
+            last_reply: self.replies.text(entry.last_reply),
             time_left: (entry.id.received() + self.settings.lifetime).saturating_sub(now.unix),
         }
     }
@@ -468,11 +464,10 @@ impl Queue {
         let entry = &self.entries[leg.entry];
         Attempt {
             message: entry.id,
-            place: entry.place,
             bytes: entry.bytes.into(),
             destination: leg.destination,
             recipients: leg.recipients.numbers(entry.recipients),
-            last_reply: entry.last_reply.clone(),
+            last_reply: self.replies.text(entry.last_reply),
             may_be_there: entry.origin == Origin::Restored || entry.attempts > 0,
             leg: number,
             purpose,
@@ -571,7 +566,7 @@ impl Queue {
         }
         let hop = &mut self.hops[attempt.destination.0 as usize];
         if is_about_message {
-            let wait = pace::wait(tries, self.settings.retry_min, self.settings.retry_max, &mut self.random);
+            let wait = pace::wait(tries.into(), self.settings.retry_min, self.settings.retry_max, &mut self.random);
             hop.push_retry(attempt.leg, now.monotonic + wait, &mut self.legs);
         } else {
             hop.push_fresh(attempt.leg, &mut self.legs);
@@ -611,7 +606,7 @@ impl Queue {
             next_attempt: self.next_attempt(now, entry),
             held: entry.condition == Condition::Held,
             warned: entry.warning == Warning::Sent,
-            last_reply: entry.last_reply.as_deref().unwrap_or_default().to_owned(),
+            last_reply: self.replies.text(entry.last_reply).as_deref().unwrap_or_default().to_owned(),
         }))
     }
 
@@ -699,7 +694,7 @@ impl Queue {
 
     /// Takes a leg from wherever it waits. Returns whether it did.
     fn withdraw(&mut self, leg: u32) -> bool {
-        if self.legs[leg].position == Position::Expiring {
+        if matches!(self.legs[leg].position, Position::Expiring(_)) {
             self.expiring.unlink(leg, &mut self.legs);
             return true;
         }
@@ -743,7 +738,7 @@ fn worst_reason(result: &AttemptResult) -> Option<&Reason> {
 }
 
 fn destination_number(place: usize) -> DestinationNumber {
-    DestinationNumber(u32::try_from(place).expect("destinations fit their numbers"))
+    DestinationNumber(u16::try_from(place).expect("destinations fit their numbers"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::time::Duration;
 
-use super::tests::{PLACE, envelope, reason, routes};
+use super::tests::{envelope, reason, routes};
 use super::{Arrival, Attempt, Note, Queue, QueueSettings, Step};
 use crate::proto::envelope::Envelope;
 use crate::proto::message::MessageId;
@@ -117,7 +117,7 @@ impl World {
         let envelope = envelope(&recipients.iter().map(String::as_str).collect::<Vec<_>>());
         self.count += 1;
         let id = MessageId::new(self.now().unix, 0, self.count);
-        self.queue.add(Arrival { id, place: PLACE, bytes: 1, envelope: &envelope });
+        self.queue.add(Arrival { id, bytes: 1, envelope: &envelope });
         let (delivered, returned) = (vec![0; count as usize], vec![0; count as usize]);
         let fact = Fact { envelope, progress: None, is_done: false, is_removed: false, delivered, returned };
         self.facts.insert(id, fact);
@@ -309,7 +309,7 @@ impl World {
             if fact.is_done {
                 continue;
             }
-            let arrival = Arrival { id: *id, place: PLACE, bytes: 1, envelope: &fact.envelope };
+            let arrival = Arrival { id: *id, bytes: 1, envelope: &fact.envelope };
             if self.queue.restore(now, arrival, fact.progress.clone()).is_some() {
                 fact.is_done = true;
             }

@@ -12,10 +12,8 @@ use crate::proto::message::MessageId;
 use crate::relay::outcome::{AttemptResult, Hop, Outcome, Reason};
 use crate::relay::route::{DestinationNumber, Routes};
 use crate::relay::{Destination, Route};
-use crate::spool::{Place, Progress, RecipientState};
+use crate::spool::{Progress, RecipientState};
 use crate::time::Now;
-
-pub(super) const PLACE: Place = Place { segment: 3, offset: 64 };
 
 /// An envelope with these recipients; what follows a space are parameters.
 pub(super) fn envelope(recipients: &[&str]) -> Envelope {
@@ -64,7 +62,7 @@ impl Fixture {
     fn add(&mut self, recipients: &[&str]) -> MessageId {
         self.count += 1;
         let id = MessageId::new(self.now().unix, 0, self.count);
-        self.queue.add(Arrival { id, place: PLACE, bytes: 7, envelope: &envelope(recipients) });
+        self.queue.add(Arrival { id, bytes: 7, envelope: &envelope(recipients) });
         id
     }
 
@@ -128,7 +126,7 @@ fn a_message_that_is_delivered_at_once_is_done_and_forgotten() {
     let id = site.add(&["x@a.example", "y@a.example"]);
     assert_eq!(site.state(id), Some(ListedState::Ready));
     let attempt = site.attempt();
-    assert_eq!((attempt.message, attempt.place, &*attempt.recipients), (id, PLACE, &[0, 1][..]));
+    assert_eq!((attempt.message, &*attempt.recipients), (id, &[0, 1][..]));
     assert!(!attempt.may_be_there);
     assert_eq!(site.state(id), Some(ListedState::Active));
     assert!(site.poll().is_none(), "it goes once");
@@ -477,7 +475,7 @@ fn a_queue_is_put_together_again_from_what_was_noted() {
     let Some(Note::Progress(noted)) = site.queue.note(site.now(), id) else { panic!("it waits") };
     let mut later = Fixture::new();
     later.now_ms = site.now_ms + 1_000;
-    let arrival = Arrival { id, place: PLACE, bytes: 7, envelope: &envelope(&to) };
+    let arrival = Arrival { id, bytes: 7, envelope: &envelope(&to) };
     assert_eq!(later.queue.restore(later.now(), arrival, Some(noted.clone())), None);
     let Some(Note::Progress(again)) = later.queue.note(later.now(), id) else { panic!("it waits") };
     assert!(again.next_attempt.abs_diff(noted.next_attempt) <= Duration::from_millis(100));
@@ -497,7 +495,7 @@ fn what_was_held_or_warned_of_is_so_after_a_restart() {
     let Some(Note::Progress(mut noted)) = site.queue.hold(site.now(), id) else { panic!("it is here") };
     noted.warned = true;
     let mut later = Fixture::new();
-    let arrival = Arrival { id, place: PLACE, bytes: 7, envelope: &envelope(&["x@a.example NOTIFY=DELAY"]) };
+    let arrival = Arrival { id, bytes: 7, envelope: &envelope(&["x@a.example NOTIFY=DELAY"]) };
     later.queue.restore(later.now(), arrival, Some(noted));
     later.after(HOUR * 5);
     assert!(later.poll().is_none());
@@ -513,7 +511,7 @@ fn a_message_for_which_nothing_is_left_to_do_is_done_after_a_restart() {
     let Some(Note::Progress(mut noted)) = site.queue.note(site.now(), id) else { panic!("it is here") };
     noted.recipients = vec![RecipientState::Failed];
     let mut later = Fixture::new();
-    let arrival = Arrival { id, place: PLACE, bytes: 7, envelope: &envelope(&["x@a.example"]) };
+    let arrival = Arrival { id, bytes: 7, envelope: &envelope(&["x@a.example"]) };
     assert_eq!(later.queue.restore(later.now(), arrival, Some(noted)), Some(Note::Done(id)));
 }
 
@@ -524,7 +522,7 @@ fn a_clock_that_was_wrong_does_not_make_mail_wait_for_years() {
     let Some(Note::Progress(mut noted)) = site.queue.note(site.now(), id) else { panic!("it is here") };
     noted.next_attempt += Duration::from_secs(400 * 86_400);
     let mut later = Fixture::new();
-    let arrival = Arrival { id, place: PLACE, bytes: 7, envelope: &envelope(&["x@a.example"]) };
+    let arrival = Arrival { id, bytes: 7, envelope: &envelope(&["x@a.example"]) };
     later.queue.restore(later.now(), arrival, Some(noted));
     assert!(later.sleep() <= HOUR);
 }
@@ -533,7 +531,7 @@ fn a_clock_that_was_wrong_does_not_make_mail_wait_for_years() {
 fn a_message_is_taken_once() {
     let mut site = Fixture::new();
     let id = site.add(&["x@a.example"]);
-    site.queue.add(Arrival { id, place: PLACE, bytes: 7, envelope: &envelope(&["x@a.example"]) });
+    site.queue.add(Arrival { id, bytes: 7, envelope: &envelope(&["x@a.example"]) });
     assert_eq!((site.queue.len(), site.queue.legs.len()), (1, 1));
 }
 

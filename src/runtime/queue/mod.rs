@@ -54,7 +54,6 @@ use crate::proto::server::Resources;
 use crate::relay::outcome::{AttemptResult, Hop, Outcome, Reason};
 use crate::relay::queue::{Arrival, Attempt, Late, Note, Queue, QueueSettings, Step};
 use crate::relay::route::{DestinationNumber, Routes};
-use crate::spool::Place;
 use crate::time::Now;
 
 /// What the queue of a shard is made of, before it is there.
@@ -137,7 +136,7 @@ impl QueueParts {
                 notes.push(Note::Done(id));
                 return;
             }
-            let arrival = Arrival { id, place: found.place, bytes: found.bytes, envelope };
+            let arrival = Arrival { id, bytes: found.bytes, envelope };
             notes.extend(queue.restore(now, arrival, found.progress));
         });
         (RestoredQueue { queue, notes }, read)
@@ -180,8 +179,8 @@ impl ShardQueue {
     }
 
     /// Takes a message that has just been committed.
-    pub(super) fn accept(&self, message: &Message, place: Place) {
-        self.0.accept(message, place);
+    pub(super) fn accept(&self, message: &Message) {
+        self.0.accept(message);
     }
 
     /// Begins nothing more, and waits a while for what is under way. What is queued stays in the spool.
@@ -232,13 +231,13 @@ impl Inner {
         self.clock.now()
     }
 
-    fn accept(&self, message: &Message, place: Place) {
+    fn accept(&self, message: &Message) {
         let envelope = &message.envelope;
         if self.routes.discards(envelope.recipients().map(|recipient| recipient.address)) {
             self.spool.note(&Note::Done(message.id));
             return;
         }
-        let arrival = Arrival { id: message.id, place, bytes: message.size(), envelope };
+        let arrival = Arrival { id: message.id, bytes: message.size(), envelope };
         self.queue.borrow_mut().add(arrival);
         self.publish();
         self.bell.ring();

@@ -39,17 +39,17 @@ impl Inner {
         let circumstances = Circumstances { id, host_name: &self.host_name, now, time_left };
         let report = bounce::report(message, told, &circumstances);
         let stored = self.spool.commit(report).await;
-        let Ok((_, place)) = stored.result else {
+        if stored.result.is_err() {
             self.report_fault(message, "a report to its sender cannot be stored now".to_owned());
             return false;
-        };
+        }
         self.report(ReportQueued {
             message: message.id.as_str().into(),
             report: id.as_str().into(),
             sender: message.envelope.sender().into(),
             action: first.action.word(),
         });
-        self.accept(&stored.message, place);
+        self.accept(&stored.message);
         true
     }
 

@@ -59,8 +59,8 @@ pub struct Spool(Rc<Inner>);
 /// What became of a message.
 #[derive(Debug)]
 pub struct Stored {
-    /// The proof that it is on stable storage, and where; or why it is not.
-    pub result: Result<(Committed, Place), StoreFailure>,
+    /// The proof that it is on stable storage, or why it is not.
+    pub result: Result<Committed, StoreFailure>,
     /// The message, so that its memory can be used again.
     pub message: Box<Message>,
     /// What the operator should be told of this message; of a disk that fails, events tell.
@@ -169,7 +169,7 @@ impl Spool {
                 Err(failure)
             }
         };
-        let result = result.map(|place| (Committed::attested_by_storage(), place)).map_err(StoreFailure::from);
+        let result = result.map(|_| Committed::attested_by_storage()).map_err(StoreFailure::from);
         Stored { result, message, fault }
     }
 

@@ -19,12 +19,12 @@ use crate::proto::envelope::Envelope;
 use crate::proto::message::MessageId;
 use crate::relay::SyncPolicy;
 use crate::runtime::atomic_file::{WriteFault, create_directory, sync_directory};
+use crate::spool::Progress;
 use crate::spool::frame;
 use crate::spool::log::{Address, Log, LogSettings, Note, Refusal};
 use crate::spool::record::{Record, Token};
 use crate::spool::recovery::{self, Damage, Recovery, committed_before};
 use crate::spool::upkeep::Upkeep;
-use crate::spool::{Place, Progress};
 use crate::time::Now;
 
 /// What the spool is opened with.
@@ -52,8 +52,6 @@ pub struct OpenedLog {
 pub struct Recovered<'a> {
     /// Its name.
     pub id: MessageId,
-    /// Where it lies.
-    pub place: Place,
     /// Bytes of the whole message, trace header included.
     pub bytes: u64,
     /// Who sent it and to whom.
@@ -251,9 +249,9 @@ impl OpenedLog {
     pub fn recovered(&self, visit: &mut dyn FnMut(Recovered<'_>)) -> io::Result<()> {
         for number in self.log.message_segments() {
             let bytes = self.files.read(number)?;
-            self.log.visit_segment(number, &bytes, &mut |head, place| {
+            self.log.visit_segment(number, &bytes, &mut |head| {
                 let progress = self.log.locate(head.id).and_then(|location| self.read_progress(location.progress?));
-                visit(Recovered { id: head.id, place, bytes: head.size(), envelope: &head.envelope, progress });
+                visit(Recovered { id: head.id, bytes: head.size(), envelope: &head.envelope, progress });
             });
         }
         Ok(())
@@ -282,7 +280,7 @@ impl OpenedLog {
             let path = self.files.segment(number);
             let bytes = self.files.read(number).map_err(WriteFault::of("read", &path))?;
             let mut ids = Vec::new();
-            self.log.visit_segment(number, &bytes, &mut |head, _| ids.push(head.id));
+            self.log.visit_segment(number, &bytes, &mut |head| ids.push(head.id));
             ids.into_iter().try_for_each(&mut *visit)?;
         }
         Ok(())

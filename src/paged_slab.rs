@@ -5,7 +5,7 @@
 
 /// Values, each with a number for as long as it stays.
 #[derive(Debug)]
-pub(super) struct Slab<T> {
+pub(crate) struct Slab<T> {
     pieces: Vec<Box<[Slot<T>]>>,
     /// The slot that is filled next, if one is free.
     free: u32,
@@ -20,17 +20,17 @@ enum Slot<T> {
 }
 
 impl<T> Slab<T> {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { pieces: Vec::new(), free: NONE, len: 0 }
     }
 
     /// How many values there are.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn insert(&mut self, value: T) -> u32 {
+    pub(crate) fn insert(&mut self, value: T) -> u32 {
         if self.free == NONE {
             self.grow();
         }
@@ -45,7 +45,7 @@ impl<T> Slab<T> {
     }
 
     /// Takes out the value of this number, which must be in use.
-    pub(super) fn remove(&mut self, number: u32) -> T {
+    pub(crate) fn remove(&mut self, number: u32) -> T {
         let free = self.free;
         let Slot::Used(value) = std::mem::replace(self.slot(number), Slot::Free(free)) else {
             unreachable!("only what is there is removed");
@@ -53,6 +53,14 @@ impl<T> Slab<T> {
         self.free = number;
         self.len -= 1;
         value
+    }
+
+    /// The values, in order of their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.pieces.iter().flatten().filter_map(|slot| match slot {
+            Slot::Used(value) => Some(value),
+            Slot::Free(_) => None,
+        })
     }
 
     fn slot(&mut self, number: u32) -> &mut Slot<T> {
@@ -89,7 +97,7 @@ impl<T> std::ops::IndexMut<u32> for Slab<T> {
 }
 
 /// The number of nothing.
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Values in one piece of memory: some 100 KiB.
 const PIECE: usize = 1_024;
@@ -106,11 +114,12 @@ mod tests {
         assert_eq!(slab.remove(numbers[7]), 7);
         assert_eq!(slab.insert(70), numbers[7]);
         slab[numbers[8]] = 80;
+        assert_eq!(slab.iter().take(9).copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6, 70, 80]);
         assert_eq!((slab[numbers[7]], slab[numbers[8]], slab[numbers[9]]), (70, 80, 9));
         for number in numbers {
             slab.remove(number);
         }
-        assert_eq!(slab.len(), 0);
+        assert_eq!((slab.len(), slab.iter().next()), (0, None));
         for value in 0..PIECE * 3 {
             slab.insert(value);
         }
