@@ -23,6 +23,10 @@
 //!
 //! Without default features only [`limits`], [`time`] and [`proto`] remain, for programs that bring their own sockets.
 
+// What `tests/` shares with the tests beside the code names this crate from outside.
+#[cfg(test)]
+extern crate self as onetrip;
+
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]

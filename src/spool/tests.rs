@@ -2,13 +2,17 @@
 //!
 //! A seed decides everything. `ONETRIP_SEED=N cargo test --lib spool` plays one again, `ONETRIP_SEEDS=N` the first so many.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+#[path = "../../tests/support/disk.rs"]
+mod disk;
+
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use self::disk::Disk;
 use super::frame::{BLOCK_BYTES, BatchHeader, SegmentHeader};
 use super::log::{Log, LogSettings, Note, Refusal, Write};
-use super::record::{Record, Token};
-use super::recovery::{Recovered, Recovery, committed_before, read_progress};
+use super::record::Token;
+use super::recovery::{Recovered, committed_before};
 use super::upkeep::Upkeep;
 use super::{Place, Progress, RecipientState, frame, record};
 use crate::proto::command::{Command, parse};
@@ -47,66 +51,10 @@ fn simple(number: u32, bytes: usize) -> Message {
 
 // ── A disk ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// What is on stable storage, by segment.
-#[derive(Clone, Debug, Default)]
-struct Disk(BTreeMap<u32, Vec<u8>>);
-
-impl Disk {
-    fn write(&mut self, write: &Write) {
-        let start = write.place.offset as usize;
-        let segment = self.0.get_mut(&write.place.segment).expect("a segment that was prepared");
-        segment[start..start + write.bytes.len()].copy_from_slice(&write.bytes);
-    }
-
-    fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) {
-        let old = recycled.map(|number| self.0.remove(&number).expect("a segment that was freed"));
-        let mut bytes = old.unwrap_or_else(|| vec![0; header.bytes as usize]);
-        bytes[..BLOCK_BYTES as usize].copy_from_slice(&header.encode());
-        self.0.insert(header.number, bytes);
-    }
-
-    fn read(&self, place: Place, bytes: u32) -> &[u8] {
-        let segment = &self.0[&place.segment];
-        &segment[place.offset as usize..(place.offset + bytes) as usize]
-    }
-
-    fn recover(&self, now: Now, tokens: &mut HashSet<String>) -> Recovered {
-        let mut recovery = Recovery::new(SETTINGS, now);
-        for (number, bytes) in &self.0 {
-            let later = self.0.range(number + 1..).find_map(|(number, bytes)| committed_before(bytes, *number));
-            recovery.read_segment(*number, bytes, later, &mut |token: Token<'_>| {
-                tokens.insert(format!("{} {} {}", token.user, token.token, token.id));
-            });
-        }
-        recovery.finish(now.unix.as_nanos() as u64)
-    }
-
-    /// A message with its newest progress, as the runtime would read it.
-    fn message(&self, log: &Log, id: MessageId) -> (Message, Option<Progress>) {
-        let location = log.locate(id).expect("it is in the log");
-        let record = |address: super::log::Address| self.read(address.place, address.bytes).to_vec();
-        let mut content = Vec::new();
-        for (expected, part) in (0..).zip(&location.parts) {
-            let bytes = record(*part);
-            let found = frame::read(&bytes, part.seed, part.place.offset).expect("a part");
-            let Some(Record::Part { id: of, index, bytes }) = Record::decode(found.kind, found.payload) else {
-                panic!()
-            };
-            assert_eq!((of, index), (id, expected));
-            content.extend_from_slice(bytes);
-        }
-        let bytes = record(location.head);
-        let found = frame::read(&bytes, location.head.seed, location.head.place.offset).expect("a message");
-        let Some(Record::Message(head)) = Record::decode(found.kind, found.payload) else { panic!() };
-        assert_eq!(head.part_bytes, content.len() as u64);
-        let mut message = *head.to_message();
-        content.extend_from_slice(&message.content);
-        message.content = content;
-        let progress = location
-            .progress
-            .map(|address| read_progress(&record(address), address.seed, address.place).expect("progress can be read"));
-        (message, progress)
-    }
+fn recover(disk: &Disk, now: Now, tokens: &mut HashSet<String>) -> Recovered {
+    disk.recover(SETTINGS, now, &mut |token: Token<'_>| {
+        tokens.insert(format!("{} {} {}", token.user, token.token, token.id));
+    })
 }
 
 fn same(one: &Message, other: &Message) -> bool {
@@ -215,7 +163,7 @@ fn a_failed_write_fails_its_messages_keeps_its_notes_and_is_never_repeated_there
     settle(&mut log, &mut disk, now(0));
     assert_eq!(log.message_count(), 2, "the note came through");
     let mut tokens = HashSet::new();
-    let recovered = disk.recover(now(0), &mut tokens);
+    let recovered = recover(&disk, now(0), &mut tokens);
     assert!(!recovered.log.contains(simple(7, 0).id), "although all of it is on the disk");
     assert_eq!((recovered.log.message_count(), recovered.damage.len()), (2, 0));
     let (write, fresh) = (failed.place.segment, *disk.0.keys().last().unwrap());
@@ -285,7 +233,7 @@ fn one_message_that_stays_does_not_keep_all_that_came_after_it() {
     let (found, newest) = disk.message(&log, stays.id);
     assert!(same(&found, &stays) && newest == Some(progress.clone()));
     let mut tokens = HashSet::new();
-    let recovered = disk.recover(now(100), &mut tokens);
+    let recovered = recover(&disk, now(100), &mut tokens);
     let (found, newest) = disk.message(&recovered.log, stays.id);
     assert!(same(&found, &stays) && newest == Some(progress));
     assert!(tokens.contains(&format!("ann t {}", stays.id)));
@@ -313,7 +261,7 @@ fn a_copy_never_wins_over_progress_that_was_noted_before_it() {
     log.note(now(11), &Note::Progress(progress_of(stays.id, 2)), None);
     while keep_up(&mut log, &mut disk, now(11)) {}
     settle(&mut log, &mut disk, now(100));
-    let recovered = disk.recover(now(100), &mut HashSet::new());
+    let recovered = recover(&disk, now(100), &mut HashSet::new());
     assert_eq!(disk.message(&recovered.log, stays.id).1, Some(progress_of(stays.id, 2)));
 }
 
@@ -333,7 +281,7 @@ fn a_token_outlives_its_message_until_its_time_is_over() {
         }
         settle(log, disk, now(ms + 10));
         let mut tokens = HashSet::new();
-        let recovered = disk.recover(now(ms + 10), &mut tokens);
+        let recovered = recover(&disk, now(ms + 10), &mut tokens);
         assert!(!recovered.log.contains(once.id));
         (tokens.len(), disk.0.len())
     };
@@ -351,7 +299,7 @@ fn a_flipped_byte_anywhere_is_reported_or_harmless_and_never_gives_a_wrong_messa
     for at in 0..end {
         let mut disk = disk.clone();
         disk.0.get_mut(&number).unwrap()[at] ^= 0x10;
-        let recovered = disk.recover(now(0), &mut HashSet::new());
+        let recovered = recover(&disk, now(0), &mut HashSet::new());
         let found = (0..3).filter(|number| recovered.log.contains(simple(*number, 0).id));
         let mut count = 0;
         for number in found {
@@ -382,7 +330,7 @@ fn a_part_that_says_it_is_far_on_is_damage_and_takes_no_memory() {
     }
     let mut disk = Disk::default();
     disk.0.insert(1, segment_of(batch, place));
-    let recovered = disk.recover(now(0), &mut HashSet::new());
+    let recovered = recover(&disk, now(0), &mut HashSet::new());
     assert_eq!((recovered.damage.len(), recovered.log.message_count()), (1, 0));
 }
 
@@ -398,7 +346,7 @@ fn the_newest_record_of_a_message_says_whether_it_has_parts() {
     }
     let mut disk = Disk::default();
     disk.0.insert(1, segment_of(batch, place));
-    let recovered = disk.recover(now(0), &mut HashSet::new());
+    let recovered = recover(&disk, now(0), &mut HashSet::new());
     assert_eq!((recovered.damage.len(), recovered.log.message_count()), (0, 1));
 }
 
@@ -411,7 +359,7 @@ fn a_segment_that_is_gone_altogether_is_reported() {
     }
     let first = *disk.0.keys().next().unwrap();
     disk.0.get_mut(&first).unwrap().fill(0);
-    let recovered = disk.recover(now(0), &mut HashSet::new());
+    let recovered = recover(&disk, now(0), &mut HashSet::new());
     assert!(recovered.damage.iter().any(|damage| damage.segment == first));
     assert!(recovered.log.message_count() > 0);
 }
@@ -419,7 +367,7 @@ fn a_segment_that_is_gone_altogether_is_reported() {
 #[test]
 fn messages_are_told_in_the_order_of_the_log() {
     let (_, disk) = three();
-    let recovered = disk.recover(now(0), &mut HashSet::new());
+    let recovered = recover(&disk, now(0), &mut HashSet::new());
     let mut told = Vec::new();
     for number in recovered.log.message_segments() {
         recovered.log.visit_segment(number, &disk.0[&number], &mut |head| told.push((head.id, head.size())));
@@ -443,7 +391,7 @@ fn a_message_that_came_in_pieces_is_one_message_and_one_given_up_is_none() {
     settle(&mut log, &mut disk, now(0));
     log.abandon(simple(2, 0).id);
     assert!(same(&disk.message(&log, whole.id).0, &whole));
-    let recovered = disk.recover(now(0), &mut HashSet::new());
+    let recovered = recover(&disk, now(0), &mut HashSet::new());
     assert_eq!((recovered.log.message_count(), recovered.damage.len()), (1, 0));
     assert!(same(&disk.message(&recovered.log, whole.id).0, &whole));
 }
@@ -634,20 +582,13 @@ impl World {
 
     /// Some sectors of it are written, and others not.
     fn tear(&mut self, write: &Write) {
-        const SECTOR_BYTES: usize = 512;
-        let segment = self.disk.0.get_mut(&write.place.segment).unwrap();
         let keep = self.random.below(4);
-        for (number, sector) in write.bytes.chunks(SECTOR_BYTES).enumerate() {
-            let is_written = match keep {
-                0 => false,
-                1 => true,
-                _ => self.random.one_in(2),
-            };
-            if is_written {
-                let start = write.place.offset as usize + number * SECTOR_BYTES;
-                segment[start..start + sector.len()].copy_from_slice(sector);
-            }
-        }
+        let random = &mut self.random;
+        self.disk.tear(write, || match keep {
+            0 => false,
+            1 => true,
+            _ => random.one_in(2),
+        });
     }
 
     fn keep_up(&mut self) {
@@ -703,11 +644,10 @@ impl World {
             && let Some(Upkeep::Prepare { header, recycled: Some(number) }) = self.log.poll_upkeep(self.now())
         {
             // Renamed, and its header not written yet.
-            let bytes = self.disk.0.remove(&number).unwrap();
-            self.disk.0.insert(header.number, bytes);
+            self.disk.rename(header, Some(number));
         }
         let mut tokens = HashSet::new();
-        let recovered = self.disk.recover(self.now(), &mut tokens);
+        let recovered = recover(&self.disk, self.now(), &mut tokens);
         assert_eq!(recovered.damage, [], "a crash damages nothing that was committed");
         self.log = recovered.log;
         self.log.settings = SETTINGS;
