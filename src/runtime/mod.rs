@@ -28,7 +28,7 @@ pub mod host;
 mod listeners;
 pub mod log_writer;
 pub mod metrics_server;
-mod once;
+pub mod once;
 pub mod passwords;
 pub mod qhlo_secrets;
 pub mod queue;

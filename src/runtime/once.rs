@@ -29,7 +29,7 @@ use crate::time::Now;
 
 /// Every token that is known, for all shards.
 #[derive(Debug)]
-pub(super) struct OnceRegistry {
+pub struct OnceRegistry {
     secret: OnceSecret,
     stripes: Box<[Stripe]>,
     /// Forgotten before their time, and not yet told of.
@@ -41,7 +41,7 @@ pub(super) struct OnceRegistry {
 
 /// What a message with a token has come to.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub enum Turn {
     /// It is the first: store it.
     First(Claim),
     /// It was stored before, under this id, and that is still so after a crash: the proof is as good as the first one's.
@@ -50,7 +50,7 @@ pub(super) enum Turn {
 
 /// The right to store a message under a token. Dropped, it passes to the next who waits for it.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub struct Claim {
     key: OnceKey,
     /// `None` when nothing is left to give back.
     registry: Option<Arc<OnceRegistry>>,
@@ -77,7 +77,7 @@ impl OnceRegistry {
     ///
     /// # Errors
     /// The system has no random bytes.
-    pub(super) fn new(bounds: OnceBounds, metrics: Arc<OnceMetrics>) -> io::Result<Self> {
+    pub fn new(bounds: OnceBounds, metrics: Arc<OnceMetrics>) -> io::Result<Self> {
         let mut secret = OnceSecret::default();
         SystemRandom::new().fill(&mut secret).map_err(|_| io::Error::other("no random bytes"))?;
         let stripes = bounds.tokens_max.div_ceil(limits::ONCE_STRIPE_TOKENS).max(1);
@@ -92,12 +92,12 @@ impl OnceRegistry {
     }
 
     /// The key of a user's token, good for this process.
-    pub(super) fn key(&self, user: &str, token: &str) -> OnceKey {
+    pub fn key(&self, user: &str, token: &str) -> OnceKey {
         OnceKey::new(&self.secret, user, token)
     }
 
     /// Takes in what was stored before a restart, before the first message comes.
-    pub(super) fn restore(&self, now: Now, found: impl IntoIterator<Item = StoredToken>) {
+    pub fn restore(&self, now: Now, found: impl IntoIterator<Item = StoredToken>) {
         let mut by_stripe: Vec<Vec<StoredToken>> = self.stripes.iter().map(|_| Vec::new()).collect();
         for token in found {
             by_stripe[token.key.place(self.stripes.len())].push(token);
@@ -109,7 +109,7 @@ impl OnceRegistry {
     }
 
     /// Asks for the right to store a message under a token. Waits while another connection is storing one under it.
-    pub(super) async fn claim(self: &Arc<Self>, now: Now, key: OnceKey) -> Turn {
+    pub async fn claim(self: &Arc<Self>, now: Now, key: OnceKey) -> Turn {
         loop {
             let turn = self.locked(self.stripe(key), |table| match table.tokens.claim(now, key) {
                 ClaimAnswer::Claimed => Ok(Turn::First(Claim { key, registry: Some(Arc::clone(self)) })),
@@ -130,7 +130,7 @@ impl OnceRegistry {
 
     /// To be called once a second: looks through one stripe for what has expired, and counts. Returns what the operator
     /// should be told.
-    pub(super) fn tick(&self, now: Now) -> Option<OnceTokensForgotten> {
+    pub fn tick(&self, now: Now) -> Option<OnceTokensForgotten> {
         let turn = now.monotonic.as_secs() % self.stripes.len() as u64;
         if let Some(stripe) = self.stripes.get(turn as usize) {
             self.locked(stripe, |table| table.tokens.expire(now));
@@ -177,7 +177,7 @@ impl OnceRegistry {
 
 impl Claim {
     /// The message is stored under this id: whoever waits, and whoever comes later, is told so.
-    pub(super) fn stored(mut self, now: Now, message: MessageId, _: &Committed) {
+    pub fn stored(mut self, now: Now, message: MessageId, _: &Committed) {
         let Some(registry) = self.registry.take() else {
             return;
         };

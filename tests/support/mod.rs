@@ -58,11 +58,15 @@ impl Site {
 
     /// A server whose settings differ.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let made = SelfSigned::new(HOSTNAME, NOW).expect("a certificate is made");
+        Self::with_certificate(made.certificate.as_bytes(), made.key.as_bytes(), change)
+    }
+
+    /// A server with this certificate and key, both as PEM.
+    pub fn with_certificate(certificate: &[u8], key: &[u8], change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
         change(&mut settings);
-        let made = SelfSigned::new(HOSTNAME, NOW).expect("a certificate is made");
-        let certificate =
-            Certificate::from_pem(made.certificate.as_bytes(), made.key.as_bytes()).expect("the certificate is read");
+        let certificate = Certificate::from_pem(certificate, key).expect("the certificate is read");
         let certificates = Arc::new(Certificates::new(CertificateSet::new(&certificate, &[])));
         Self {
             settings: Arc::new(settings),
@@ -114,8 +118,9 @@ fn configs(certificates: &Arc<Certificates>) -> Arc<ServerConfigs> {
     }))
 }
 
-fn settings() -> Settings {
-    let offer = Offer {
+/// What the server announces.
+pub fn offer() -> Offer {
+    Offer {
         hostname: HOSTNAME.to_owned(),
         message_bytes_max: 100_000,
         recipients_max: 3,
@@ -123,7 +128,11 @@ fn settings() -> Settings {
         early_ehlo: true,
         early_data: true,
         once: true,
-    };
+    }
+}
+
+fn settings() -> Settings {
+    let offer = offer();
     Settings {
         hostname: HOSTNAME.to_owned(),
         connect: Listing::new(&offer, Point::Connect),
@@ -221,7 +230,8 @@ impl Driver {
     }
 }
 
-fn accepted() -> Verdict {
+/// What becomes of the right password.
+pub fn accepted() -> Verdict {
     Verdict::Accepted(Arc::new(Member { name: USER.to_owned(), senders: Senders::Any }))
 }
 
