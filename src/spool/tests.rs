@@ -281,7 +281,7 @@ fn a_token_outlives_its_message_until_its_time_is_over() {
         }
         settle(log, disk, now(ms + 10));
         let mut tokens = HashSet::new();
-        let recovered = recover(&disk, now(ms + 10), &mut tokens);
+        let recovered = recover(disk, now(ms + 10), &mut tokens);
         assert!(!recovered.log.contains(once.id));
         (tokens.len(), disk.0.len())
     };

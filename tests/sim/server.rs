@@ -424,8 +424,8 @@ impl World {
     ) {
         let now = self.now();
         let process = self.process.as_mut().expect("it lives");
-        let stored = result.map(|place| {
-            process.shards[conversation.shard].enqueue(&message, place);
+        let stored = result.map(|_| {
+            process.shards[conversation.shard].enqueue(&message);
             Committed::attested_by_storage()
         });
         if let (Some(claim), Ok(committed)) = (claim, &stored) {

@@ -10,7 +10,6 @@ use onetrip::relay::outcome::{AttemptResult, Hop, Outcome, Reason};
 use onetrip::relay::queue::{Arrival, Attempt, Queue, QueueSettings, Step};
 use onetrip::relay::route::{DestinationNumber, Routes};
 use onetrip::relay::{Destination, Route};
-use onetrip::spool::Place;
 use onetrip::spool::log::{Completion, Log, Note, Refusal, Ticket, Write};
 use onetrip::spool::record::Token;
 use onetrip::spool::upkeep::Upkeep;
@@ -74,8 +73,8 @@ impl Shard {
     }
 
     /// Queues a message that is on stable storage.
-    pub fn enqueue(&mut self, message: &Message, place: Place) {
-        let arrival = Arrival { id: message.id, place, bytes: message.size(), envelope: &message.envelope };
+    pub fn enqueue(&mut self, message: &Message) {
+        let arrival = Arrival { id: message.id, bytes: message.size(), envelope: &message.envelope };
         self.queue.add(arrival);
     }
 
@@ -121,13 +120,13 @@ impl World {
         let disk = &self.disks[number];
         let mut found = Vec::new();
         for segment in shard.log.message_segments() {
-            shard.log.visit_segment(segment, &disk.0[&segment], &mut |head, place| {
-                found.push((head.id, place, head.size(), head.envelope.clone()));
+            shard.log.visit_segment(segment, &disk.0[&segment], &mut |head| {
+                found.push((head.id, head.size(), head.envelope.clone()));
             });
         }
         self.seen.recovered += found.len() as u64;
-        for (id, place, bytes, envelope) in found {
-            let arrival = Arrival { id, place, bytes, envelope: &envelope };
+        for (id, bytes, envelope) in found {
+            let arrival = Arrival { id, bytes, envelope: &envelope };
             let progress = disk.message(&shard.log, id).1;
             if self.plan.sabotage == Sabotage::WarnsNobody {
                 shard.queue.add(arrival);
@@ -171,8 +170,8 @@ impl World {
         let shard = &mut process.shards[number];
         for Completion { ticket, result } in shard.log.take_completions() {
             let link = process.shards[number].waiting.remove(&ticket).expect("a ticket that was given");
-            if let (Some(message), Ok(place)) = (process.shards[number].answered.remove(&ticket), result) {
-                process.shards[number].enqueue(&message, place);
+            if let (Some(message), Ok(_)) = (process.shards[number].answered.remove(&ticket), result) {
+                process.shards[number].enqueue(&message);
             }
             process.tell(link, ticket, result);
             self.woken_links.insert(link);
