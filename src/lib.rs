@@ -43,7 +43,7 @@ pub mod limits;
 pub mod manual;
 #[cfg(feature = "server")]
 pub mod observe;
-#[cfg(feature = "server")]
+#[cfg(feature = "spool")]
 mod paged_slab;
 pub mod proto;
 #[cfg(feature = "server")]
@@ -52,7 +52,7 @@ pub mod queue;
 pub mod relay;
 #[cfg(feature = "server")]
 pub mod runtime;
-#[cfg(feature = "server")]
+#[cfg(feature = "spool")]
 pub mod spool;
 #[cfg(feature = "client")]
 pub mod submit;
