@@ -139,8 +139,29 @@ pub const LOG_QUEUE_MAX: usize = 16_384;
 /// Bytes taken from a socket in one receive; one such buffer serves all connections of a shard.
 pub const RECEIVE_BYTES: usize = 65_536;
 
+/// Replies gather for one send until they are this many bytes; the rest of what was received waits until they have left. It
+/// is the content of a full TLS record, and the replies to a thousand recipients. So a client that says much and reads
+/// nothing holds [`RECEIVE_BYTES`] of what it said, and little more than twice this of what it was told.
+pub const REPLIES_BYTES_MAX: usize = 16_384;
+
 /// A connection's own buffers are given back when they have grown beyond this and the connection falls idle.
 pub const KEPT_BUFFER_BYTES_MAX: usize = 4_096;
+
+// ── Turns ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Connections that a listener accepts before those inside have their turn: at 10 µs each, as long as one handshake.
+pub const ACCEPTED_PER_ROUND: u64 = 16;
+
+/// Receives from clients in a TLS handshake in one round of a shard, when there are more: at 50 to 100 µs each, under a
+/// millisecond for everybody else to wait.
+pub const HANDSHAKES_PER_ROUND: u64 = 8;
+
+/// Receives from clients that dribble in one round of a shard, when there are more: at 5 µs each, a fraction of a
+/// millisecond.
+pub const DRIBBLES_PER_ROUND: u64 = 64;
+
+/// A client that sends fewer bytes than this at a time, and nothing that there is an answer to, dribbles.
+pub const DRIBBLE_BYTES_MAX: usize = 512;
 
 // ── How the server runs ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,7 +1,8 @@
 //! Accepting connections.
 //!
 //! One task per listener, and its accept is never dropped half-way: a connection that was taken from the kernel would be lost
-//! with it. Errors are waited out, so that running out of descriptors does not become a busy loop.
+//! with it. Errors are waited out, so that running out of descriptors does not become a busy loop. Who is inside already has a
+//! turn between a few that come.
 
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
@@ -16,8 +17,10 @@ use socket2::SockRef;
 use super::connection::Conversation;
 use super::listeners::{Endpoint, Listener};
 use super::report::Identity;
+use super::rounds::next_round;
 use super::shard::{Shard, guarded, spawn_guarded};
 use super::socket::descriptor;
+use crate::limits;
 use crate::observe::event::{AcceptPaused, ConnectionRefused, SessionPanicked};
 use crate::observe::label::Bound;
 use crate::proto::reply::{self, Reply};
@@ -51,9 +54,16 @@ pub(super) fn open(shard: &Rc<Shard>, listener: Listener) -> Door {
 
 async fn accept(shard: Rc<Shard>, listener: TcpListener, endpoint: Endpoint) {
     let mut last_report = None;
+    let mut admitted: u64 = 0;
     loop {
         match listener.accept().await {
-            Ok(stream) => admit(&shard, stream, endpoint),
+            Ok(stream) => {
+                admit(&shard, stream, endpoint);
+                admitted += 1;
+                if admitted.is_multiple_of(limits::ACCEPTED_PER_ROUND) {
+                    next_round().await;
+                }
+            }
             Err(_) if shard.is_draining() => return,
             Err(error) => {
                 let now = shard.clock.now().monotonic;

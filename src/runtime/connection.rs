@@ -4,6 +4,8 @@
 //! order of system calls.
 //!
 //! * A receive that finds bytes costs one system call; only one that finds none waits for the reactor.
+//! * A client that sends without end, or has more answered than one send takes, lets all others have their turn after each
+//!   such piece: see [`super::rounds`].
 //! * While a connection waits for its client it holds no buffer of its own.
 //! * Whatever ends a wait early (a deadline, a drain) does it by shutting the socket down: see [`super::connections`].
 
@@ -28,6 +30,7 @@ use super::connections::{Activity, Interrupt, Registration};
 use super::delivery::Delivered;
 use super::once::Turn;
 use super::report::{self, Identity, Traffic};
+use super::rounds::{Lane, Place, next_round};
 use super::shard::Shard;
 use super::socket::descriptor;
 use super::spool::{Incoming, Stored};
@@ -57,6 +60,10 @@ pub(super) struct Conversation {
     incoming: Option<Incoming>,
     /// What is already reported.
     reported: Reported,
+    /// Has the client sent as much as one receive takes? Then there may be more, and others come first.
+    has_filled_receive: bool,
+    /// Was what it sent last so little that there was nothing to be said to it? It begins as one that has sent nothing yet.
+    is_dribbling: bool,
     /// When it began, on the monotonic clock.
     began: Duration,
     _counted: Counted,
@@ -91,6 +98,8 @@ impl Conversation {
             traffic: Traffic::default(),
             incoming: None,
             reported: Reported::default(),
+            has_filled_receive: false,
+            is_dribbling: true,
             shard,
             connection,
             stream,
@@ -112,10 +121,15 @@ impl Conversation {
         loop {
             match self.connection.poll_step(&mut self.output) {
                 Step::Receive => {
+                    self.is_dribbling &= self.output.wire.is_empty();
                     self.forget_pieces();
                     self.send().await?;
+                    if self.has_filled_receive {
+                        next_round().await;
+                    }
                     self.receive().await?;
                 }
+                Step::Send => self.send_much().await?,
                 Step::Verify(credential) => self.verify(credential).await,
                 Step::KeepPiece(piece) => self.keep_piece(piece).await,
                 Step::Store(message) => self.store(message).await,
@@ -214,7 +228,17 @@ impl Conversation {
         }
         let activity = if self.connection.server().is_in_transaction() { Activity::Receiving } else { Activity::Idle };
         self.registration.wait(activity, self.connection.poll_timeout());
-        let received = poll_fn(|context| self.poll_receive(context)).await;
+        let (mut is_awake, mut place) = (false, Place::default());
+        let received = poll_fn(|context| {
+            // The first look only waits for bytes; when it is woken there are some.
+            if std::mem::replace(&mut is_awake, true)
+                && let Some(lane) = self.lane()
+            {
+                ready!(lane.poll_enter(self.shard.clock.now().monotonic, &mut place, context));
+            }
+            self.poll_receive(context)
+        });
+        let received = received.await;
         self.registration.wait(Activity::Elsewhere, None);
         match received {
             Ok(0) | Err(_) => self.interrupted(),
@@ -223,6 +247,14 @@ impl Conversation {
                 self.note_progress();
                 Ok(())
             }
+        }
+    }
+
+    /// What it has to pass before it is received from, because crowds are.
+    fn lane(&self) -> Option<&Rc<Lane>> {
+        match self.connection.is_handshaking() {
+            true => Some(&self.shard.handshakes),
+            false => self.is_dribbling.then_some(&self.shard.dribbles),
         }
     }
 
@@ -263,12 +295,23 @@ impl Conversation {
         }
     }
 
-    /// Sends everything that has gathered.
+    /// Sends what has gathered, lets others have their turn, and goes on with what is received already.
+    async fn send_much(&mut self) -> Result<(), Gone> {
+        self.send().await?;
+        next_round().await;
+        self.note_drain();
+        self.connection.handle_sent(self.shard.clock.now(), &mut self.output);
+        self.note_progress();
+        Ok(())
+    }
+
+    /// Sends everything that has gathered. The client has as long for that as for its next word.
     async fn send(&mut self) -> Result<(), Gone> {
         if self.output.wire.is_empty() {
             return Ok(());
         }
-        let timeout = self.shard.clock.now().monotonic + self.shard.idle_timeout();
+        let now = self.shard.clock.now().monotonic;
+        let timeout = self.connection.poll_timeout().unwrap_or(now + self.shard.idle_timeout());
         self.registration.wait(Activity::Sending, Some(timeout));
         let mut sent = 0;
         let result = poll_fn(|context| {
@@ -461,6 +504,8 @@ impl Conversation {
     // ── What is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn note_received(&mut self, bytes: usize) {
+        self.has_filled_receive = bytes == limits::RECEIVE_BYTES;
+        self.is_dribbling = bytes < limits::DRIBBLE_BYTES_MAX;
         self.traffic.flights_in += 1;
         self.traffic.bytes_in += bytes as u64;
     }

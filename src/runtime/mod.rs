@@ -34,6 +34,7 @@ pub mod qhlo_secrets;
 pub mod queue;
 pub mod queue_command;
 mod report;
+mod rounds;
 mod serve;
 mod shard;
 mod shelf;

@@ -26,6 +26,7 @@ use super::log_writer::Log;
 use super::once::OnceRegistry;
 use super::passwords::ShardPasswords;
 use super::queue::{QueueNeeds, QueueParts, ShardQueue};
+use super::rounds::Lane;
 use super::spool::{Keeper, OpenedLog, Spool, SpoolParts};
 use crate::limits;
 use crate::observe::event::{ConnectionId, Event, SpoolFault};
@@ -92,6 +93,10 @@ pub(super) struct Shard {
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
     pub(super) receive_buffer: RefCell<Box<[u8]>>,
+    /// Receives from clients in the middle of a TLS handshake.
+    pub(super) handshakes: Rc<Lane>,
+    /// Receives from clients that sent very little the last time.
+    pub(super) dribbles: Rc<Lane>,
     settings: Arc<ArcSwap<ListenerSettings>>,
     /// The settings as this shard has copied them, so that counting their users touches no other shard's cache.
     own_settings: RefCell<(ListenerSettings, Arc<ListenerSettings>)>,
@@ -169,6 +174,8 @@ async fn run(parts: ShardParts) -> usize {
         once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
+        handshakes: Lane::new(limits::HANDSHAKES_PER_ROUND),
+        dribbles: Lane::new(limits::DRIBBLES_PER_ROUND),
         own_settings: RefCell::new((own_copy(&current), current)),
         settings: parts.settings,
         greet_pause: parts.greet_pause,
@@ -250,7 +257,7 @@ impl Shard {
     pub(super) fn return_output(&self, mut output: Output) {
         output.wire.clear();
         let mut outputs = self.outputs.borrow_mut();
-        if outputs.len() < OUTPUTS_KEPT_MAX && output.wire.capacity() <= limits::RECEIVE_BYTES {
+        if outputs.len() < OUTPUTS_KEPT_MAX && output.wire.capacity() <= limits::REPLIES_BYTES_MAX {
             outputs.push(output);
         }
     }

@@ -149,6 +149,7 @@ fn serve(mut connection: Connection, stream: &mut (impl Read + Write), answers: 
                 continue;
             }
             Step::Receive | Step::Close => {}
+            Step::Send => unreachable!("so much is not said here"),
             Step::KeepPiece(_) => unreachable!("the server was not told that it may ask"),
         }
         let _ = stream.write_all(&std::mem::take(&mut output.wire));

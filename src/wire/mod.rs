@@ -8,7 +8,7 @@
 //! [`Connection::poll_step`] says. It opens, waits for and decides nothing by itself.
 //!
 //! ```text
-//!   received ──▶ handle_input ──▶ [TLS] ──▶ Server ──▶ Step: Receive | Verify | KeepPiece | Store | Close
+//!   received ──▶ handle_input ──▶ [TLS] ──▶ Server ──▶ Step: Receive | Send | Verify | KeepPiece | Store | Close
 //!                                   │          │
 //!   to send  ◀──── Output ◀──────[TLS]◀── replies
 //! ```
@@ -19,7 +19,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::limits::KEPT_BUFFER_BYTES_MAX;
+use crate::limits::{KEPT_BUFFER_BYTES_MAX, REPLIES_BYTES_MAX};
 use crate::proto::channel::TlsFacts;
 use crate::proto::credential::{Credential, Verdict};
 use crate::proto::message::{Message, Piece};
@@ -50,6 +50,9 @@ impl Output {
 pub enum Step {
     /// Send what has gathered, then receive.
     Receive,
+    /// Send what has gathered, of which there is much, then call [`Connection::handle_sent`]: something that was received
+    /// already waits for that.
+    Send,
     /// Judge this, then call [`Connection::handle_verdict`].
     Verify(Credential),
     /// Keep this beginning of a message, then call [`Connection::handle_piece_kept`].
@@ -68,6 +71,8 @@ pub struct Connection {
     configs: Arc<ServerConfigs>,
     /// What was received but may not be looked at yet.
     pending: Vec<u8>,
+    /// Does the rest of what was received wait only until the output is sent? It is here, or inside TLS.
+    is_held_back: bool,
     handshake: Handshake,
 }
 
@@ -99,7 +104,7 @@ impl Connection {
                 (Layer::Tls(Box::new(Session::new(Arc::clone(&configs)))), Handshake::Since(now.monotonic))
             }
         };
-        Self { server, layer, configs, pending: Vec::new(), handshake }
+        Self { server, layer, configs, pending: Vec::new(), is_held_back: false, handshake }
     }
 
     /// Says the greeting. With implicit TLS it waits inside until TLS can carry it: in the server's first flight with TLS
@@ -132,7 +137,9 @@ impl Connection {
         self.server.refuse_early(&mut output.wire);
     }
 
-    /// Takes received bytes, all of them.
+    /// Takes received bytes, all of them. What would make the output larger than
+    /// [`REPLIES_BYTES_MAX`](crate::limits::REPLIES_BYTES_MAX), and some, is looked at when that is sent: see
+    /// [`Step::Send`].
     pub fn handle_input(&mut self, now: Now, input: &[u8], output: &mut Output) {
         self.server.handle_progress(now);
         if self.pending.is_empty() {
@@ -140,6 +147,15 @@ impl Connection {
             self.pending.extend_from_slice(&input[taken..]);
         } else {
             self.pending.extend_from_slice(input);
+            self.resume(now, output);
+        }
+    }
+
+    /// The output that [`Step::Send`] spoke of has left: goes on with what was received before. That the client took it shows
+    /// that it is there.
+    pub fn handle_sent(&mut self, now: Now, output: &mut Output) {
+        self.server.handle_progress(now);
+        if self.is_held_back {
             self.resume(now, output);
         }
     }
@@ -198,6 +214,7 @@ impl Connection {
             return Step::Close;
         }
         match self.server.poll_action() {
+            None if self.is_held_back => Step::Send,
             None => Step::Receive,
             Some(Action::Verify(credential)) => Step::Verify(credential),
             Some(Action::KeepPiece(piece)) => Step::KeepPiece(piece),
@@ -277,12 +294,15 @@ impl Connection {
         self.pending = pending;
     }
 
-    /// Works through `input` until it is used up or the server waits for something. Returns how much was taken.
+    /// Works through `input` until it is used up, the server waits for something, or the output is large enough. Returns how
+    /// much was taken.
     fn advance(&mut self, now: Now, input: &[u8], output: &mut Output) -> usize {
         let mut rest = input;
+        self.is_held_back = false;
         if let Layer::Clear = self.layer {
-            let taken = self.server.handle_bytes(now, rest, &mut output.wire);
+            let taken = self.server.handle_bytes_within(REPLIES_BYTES_MAX, now, rest, &mut output.wire);
             rest = &rest[taken..];
+            self.is_held_back = !rest.is_empty() && !self.server.is_waiting();
             self.begin_tls_if_asked(now, output);
         }
         if let Layer::Tls(_) = self.layer {
@@ -311,7 +331,11 @@ impl Connection {
             let Layer::Tls(session) = &mut self.layer else {
                 return &[];
             };
-            if rest.is_empty() || is_held_up(&self.server) {
+            if self.is_held_back || rest.is_empty() || is_held_up(&self.server) {
+                return rest;
+            }
+            if output.wire.len() >= REPLIES_BYTES_MAX {
+                self.is_held_back = true;
                 return rest;
             }
             match session.receive(rest) {
@@ -347,17 +371,22 @@ impl Connection {
         }
     }
 
-    /// Hands decrypted bytes to the server as long as it takes them.
+    /// Hands decrypted bytes to the server as long as it takes them and the output has room for its replies.
     fn read_plaintext(&mut self, now: Now, output: &mut Output) {
         let Layer::Tls(session) = &mut self.layer else {
             return;
         };
+        let room = REPLIES_BYTES_MAX.saturating_sub(output.wire.len());
         while !self.server.is_waiting() {
             let plaintext = session.plaintext().bytes;
             if plaintext.is_empty() {
                 return;
             }
-            let taken = self.server.handle_bytes(now, plaintext, &mut output.plain);
+            if output.plain.len() >= room {
+                self.is_held_back = true;
+                return;
+            }
+            let taken = self.server.handle_bytes_within(room, now, plaintext, &mut output.plain);
             session.consume(taken);
         }
     }

@@ -239,6 +239,11 @@ impl World {
                     Received::Nothing => break true,
                     Received::End => break false,
                 },
+                Step::Send => {
+                    self.flush(name, &mut conversation);
+                    let (now, output) = (self.now(), &mut conversation.output);
+                    conversation.connection.handle_sent(now, output);
+                }
                 Step::Verify(credential) => {
                     let is_right = credential.user == USER && credential.password.expose() == PASSWORD.as_bytes();
                     assert!(is_right, "the credential is what the client was given");

@@ -104,6 +104,7 @@ impl Site {
             stored: Vec::new(),
             storage: Ok(()),
             closed: false,
+            largest_send: 0,
             greeted: false,
         }
     }
@@ -167,6 +168,8 @@ pub struct Driver {
     /// What storage says to the next messages.
     pub storage: Result<(), StoreFailure>,
     pub closed: bool,
+    /// Bytes of the largest send so far.
+    pub largest_send: usize,
     greeted: bool,
 }
 
@@ -194,6 +197,11 @@ impl Driver {
         loop {
             match self.connection.poll_step(&mut self.output) {
                 Step::Receive => break,
+                Step::Send => {
+                    self.largest_send = self.largest_send.max(self.output.wire.len());
+                    sent.append(&mut self.output.wire);
+                    self.connection.handle_sent(NOW, &mut self.output);
+                }
                 Step::Close => {
                     self.closed = true;
                     break;
@@ -210,6 +218,7 @@ impl Driver {
                 }
             }
         }
+        self.largest_send = self.largest_send.max(self.output.wire.len());
         sent.append(&mut self.output.wire);
     }
 

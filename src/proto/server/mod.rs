@@ -247,8 +247,14 @@ impl Server {
     /// Takes bytes that arrived, appends replies to `out`, and returns how many bytes it took. It stops early when it asks
     /// for an [`Action`].
     pub fn handle_bytes(&mut self, now: Now, input: &[u8], out: &mut Vec<u8>) -> usize {
+        self.handle_bytes_within(usize::MAX, now, input, out)
+    }
+
+    /// The same, but it stops early as well when `out` has `room` bytes or more: then they are to be sent, and it is to be
+    /// called again with the rest. The last reply may go beyond `room`.
+    pub fn handle_bytes_within(&mut self, room: usize, now: Now, input: &[u8], out: &mut Vec<u8>) -> usize {
         let mut rest = input;
-        while !rest.is_empty() && !self.is_waiting() {
+        while !rest.is_empty() && !self.is_waiting() && out.len() < room {
             rest = match self.framing {
                 Framing::Lines => self.take_line(now, rest, out),
                 Framing::Content => self.take_content(now, rest, out),

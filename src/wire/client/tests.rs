@@ -183,6 +183,7 @@ fn serve(server: &mut wire::Connection, output: &mut wire::Output, stored: &mut 
     loop {
         match server.poll_step(output) {
             wire::Step::Receive | wire::Step::Close => return,
+            wire::Step::Send => unreachable!("so much is not said here"),
             wire::Step::Verify(credential) => {
                 let member = Member { name: credential.user, senders: Senders::Any };
                 server.handle_verdict(now(), credential::Verdict::Accepted(Arc::new(member)), output);

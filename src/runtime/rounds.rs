@@ -1,0 +1,187 @@
+//! Rounds: a shard does everything that is ready once, then it asks the kernel what else is.
+//!
+//! A task that always finds more to do would keep the shard for itself, for a receive that finds bytes waits for nobody. So
+//! it waits for the [next round](next_round) after a bounded piece of work. Waking oneself would not do: the executor asks the
+//! kernel only when no task is awake (or 100 ms have passed), and one that is always awake would starve the sockets of all
+//! others.
+//!
+//! A round is as long as what is ready, and a crowd can make that long. Work that crowds like to ask for therefore passes
+//! through a [`Lane`], which lets so much of it into a round and no more; all others are served in each round. It decides
+//! nothing but the order.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use glommio::timer::Timer;
+
+use super::shard::spawn_guarded;
+
+/// Waits until everything that is ready has had its turn, and the kernel was asked for more.
+pub(super) async fn next_round() {
+    // A timer is looked at where the rings are, and nowhere else; this one has passed by then.
+    Timer::new(Duration::ZERO).await;
+}
+
+/// Work of which a round takes only so much. Who comes when there is no more room waits in line.
+#[derive(Debug)]
+pub(super) struct Lane {
+    per_round: u64,
+    line: RefCell<Line>,
+}
+
+/// A place in the line of a [`Lane`], once there is one.
+#[derive(Debug, Default)]
+pub(super) struct Place(Option<u64>);
+
+#[derive(Debug, Default)]
+struct Line {
+    /// Work since `since`, which stands for a round as long as nobody waits: nothing has to be woken to count it anew.
+    done: u64,
+    /// On the monotonic clock.
+    since: Duration,
+    /// All with a smaller number may pass.
+    let_in: u64,
+    /// Those that wait: the first has the number `let_in`.
+    waiting: VecDeque<Waker>,
+    /// Is there a task that lets them in?
+    is_moving: bool,
+}
+
+impl Lane {
+    pub(super) fn new(per_round: u64) -> Rc<Self> {
+        Rc::new(Self { per_round, line: RefCell::default() })
+    }
+
+    /// Waits until there is room for one piece of work. `now` is on the monotonic clock.
+    pub(super) fn poll_enter(self: &Rc<Self>, now: Duration, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
+        let is_let_in = self.ask(now, place, context.waker());
+        if !is_let_in && !std::mem::replace(&mut self.line.borrow_mut().is_moving, true) {
+            spawn_guarded(Rc::clone(self).move_on());
+        }
+        if is_let_in { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn ask(&self, now: Duration, place: &mut Place, waker: &Waker) -> bool {
+        let line = &mut *self.line.borrow_mut();
+        if let Some(number) = place.0 {
+            let Some(ahead) = number.checked_sub(line.let_in) else {
+                place.0 = None;
+                return true;
+            };
+            if let Some(waiting) = usize::try_from(ahead).ok().and_then(|ahead| line.waiting.get_mut(ahead)) {
+                waiting.clone_from(waker);
+            }
+            return false;
+        }
+        if !line.is_moving {
+            if now.saturating_sub(line.since) >= ROUND_MIN {
+                line.since = now;
+                line.done = 0;
+            }
+            if line.done < self.per_round {
+                line.done += 1;
+                return true;
+            }
+        }
+        place.0 = Some(line.let_in + line.waiting.len() as u64);
+        line.waiting.push_back(waker.clone());
+        false
+    }
+
+    /// Lets some in with each round, until nobody waits.
+    async fn move_on(self: Rc<Self>) {
+        loop {
+            next_round().await;
+            if !self.let_some_in() {
+                return;
+            }
+        }
+    }
+
+    fn let_some_in(&self) -> bool {
+        let line = &mut *self.line.borrow_mut();
+        line.is_moving = !line.waiting.is_empty();
+        for _ in 0..self.per_round {
+            let Some(waker) = line.waiting.pop_front() else { break };
+            line.let_in += 1;
+            waker.wake();
+        }
+        line.is_moving
+    }
+}
+
+/// As long as nobody waits, this much time counts as a round.
+const ROUND_MIN: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Wake, Waker};
+    use std::time::Duration;
+
+    use super::{Lane, Place, ROUND_MIN};
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn waker() -> (Arc<Woken>, Waker) {
+        let woken = Arc::new(Woken::default());
+        (Arc::clone(&woken), Waker::from(woken))
+    }
+
+    #[test]
+    fn who_comes_when_there_is_room_does_not_wait_and_time_makes_room() {
+        let lane = Lane::new(2);
+        let (_, waker) = waker();
+        let enter = |now| lane.ask(now, &mut Place::default(), &waker);
+        assert_eq!([enter(NOW), enter(NOW), enter(NOW)], [true, true, false]);
+        let lane = Lane::new(2);
+        let enter = |now| lane.ask(now, &mut Place::default(), &waker);
+        assert_eq!([enter(NOW), enter(NOW), enter(NOW + ROUND_MIN)], [true; 3]);
+    }
+
+    #[test]
+    fn a_crowd_is_let_in_so_many_at_a_time_and_in_order() {
+        let lane = Lane::new(3);
+        let (woken, waker) = waker();
+        (0..3).for_each(|_| assert!(lane.ask(NOW, &mut Place::default(), &waker)));
+        let mut places: Vec<Place> = (0..7).map(|_| Place::default()).collect();
+        let mut ask = |number: usize| lane.ask(NOW, &mut places[number], &waker);
+        assert!((0..7).all(|number| !ask(number)));
+        for (round, let_in) in [3, 6, 7].into_iter().enumerate() {
+            assert!(lane.let_some_in());
+            assert_eq!(woken.0.load(Ordering::Relaxed), let_in);
+            let passed: Vec<usize> = (round * 3..7).filter(|number| ask(*number)).collect();
+            assert_eq!(passed, (round * 3..let_in as usize).collect::<Vec<_>>());
+        }
+        assert!(!lane.let_some_in(), "nobody waits any more");
+        assert!(lane.ask(NOW + ROUND_MIN, &mut Place::default(), &waker));
+    }
+
+    #[test]
+    fn nobody_overtakes_those_that_wait_and_who_went_away_holds_up_nobody() {
+        let lane = Lane::new(1);
+        let (woken, waker) = waker();
+        let (mut gone, mut second, mut third) = (Place::default(), Place::default(), Place::default());
+        assert!(lane.ask(NOW, &mut Place::default(), &waker));
+        assert!(!lane.ask(NOW, &mut gone, &waker) && !lane.ask(NOW, &mut second, &waker));
+        lane.line.borrow_mut().is_moving = true;
+        assert!(!lane.ask(NOW + ROUND_MIN, &mut third, &waker), "time alone makes no room before those that wait");
+        assert!(lane.let_some_in() && !lane.ask(NOW, &mut second, &waker));
+        assert!(lane.let_some_in() && lane.ask(NOW, &mut second, &waker));
+        assert!(lane.let_some_in() && lane.ask(NOW, &mut third, &waker));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3);
+    }
+}
