@@ -375,9 +375,7 @@ impl Log {
         if self.current.is_none() {
             return;
         }
-        let bytes = vec![0; BATCH_HEADER_BYTES];
-        self.waiting_bytes += bytes.len();
-        self.gathering.push_back(Batch { bytes, records: Vec::new(), is_urgent: true, since: now.monotonic });
+        self.push_empty_batch(now.monotonic);
     }
 
     // ── What is there ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -475,8 +473,24 @@ impl Log {
             Err(failure) => {
                 self.give_up(written.place.segment);
                 self.fail(&written.records, written.notes, failure);
+                self.disown(&written.records);
             }
         }
+    }
+
+    /// The messages of a batch that failed are refused, but all of it may be on the disk: until the next batch says that it does
+    /// not count, a start would take it for stored. So the next one does not wait for company.
+    fn disown(&mut self, failed: &[Pending]) {
+        let has_messages = failed.iter().any(|pending| matches!(pending.what, What::Message { .. }));
+        if has_messages && self.gathering.is_empty() {
+            self.push_empty_batch(Duration::ZERO);
+        }
+    }
+
+    fn push_empty_batch(&mut self, since: Duration) {
+        let bytes = vec![0; BATCH_HEADER_BYTES];
+        self.waiting_bytes += bytes.len();
+        self.gathering.push_back(Batch { bytes, records: Vec::new(), is_urgent: true, since });
     }
 
     /// What was completed since the last time.

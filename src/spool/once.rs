@@ -78,6 +78,28 @@ enum State {
     },
 }
 
+/// Keeps one message for each token that was found, and returns those of the others that are still queued: they are not to
+/// be delivered.
+///
+/// Two messages bear one token if the first was refused because its batch could not be written, although all of it is on the
+/// disk, and if its log has not said so in a later batch, while another log took the message when it came again. Of such
+/// messages one that is done wins, because it was delivered; else the newest, which is the one that was acknowledged.
+pub fn settle_repeats(tokens: &mut Vec<StoredToken>, is_queued: impl Fn(MessageId) -> bool) -> Vec<MessageId> {
+    tokens.sort_unstable_by_key(|token| (token.key, token.message));
+    tokens.dedup_by_key(|token| (token.key, token.message));
+    let (mut kept, mut dropped) = (Vec::with_capacity(tokens.len()), Vec::new());
+    for same in tokens.chunk_by(|one, next| one.key == next.key) {
+        let [.., newest] = same else { continue };
+        let done = || same.iter().rev().find(|token| !is_queued(token.message));
+        let wins = if same.len() == 1 { newest } else { done().unwrap_or(newest) };
+        kept.push(*wins);
+        let others = same.iter().map(|token| token.message).filter(|message| *message != wins.message);
+        dropped.extend(others.filter(|message| is_queued(*message)));
+    }
+    *tokens = kept;
+    dropped
+}
+
 impl OnceKey {
     const LENGTH: usize = 16;
 
@@ -206,7 +228,7 @@ mod tests {
     use std::collections::HashSet;
     use std::time::Duration;
 
-    use super::{ClaimAnswer, OnceBounds, OnceKey, StoredToken, Tokens};
+    use super::{ClaimAnswer, OnceBounds, OnceKey, StoredToken, Tokens, settle_repeats};
     use crate::proto::message::MessageId;
     use crate::time::Now;
 
@@ -327,6 +349,33 @@ mod tests {
         assert_eq!(tokens.restore(now, found), 1);
         assert_eq!(tokens.claim(now, key("a")), ClaimAnswer::Claimed);
         assert_eq!(tokens.claim(now, key("c")), ClaimAnswer::Stored(id(3)));
+    }
+
+    /// What is kept and what is dropped of messages with these tokens and numbers, of which these are queued.
+    fn settled(found: &[(&str, u32)], queued: &[u32]) -> (Vec<MessageId>, Vec<MessageId>) {
+        let mut tokens: Vec<_> = found.iter().map(|(token, number)| restored(token, *number, 5, START)).collect();
+        let dropped = settle_repeats(&mut tokens, |message| queued.iter().any(|number| id(*number) == message));
+        let mut kept: Vec<_> = tokens.iter().map(|token| token.message).collect();
+        kept.sort_unstable();
+        (kept, dropped)
+    }
+
+    #[test]
+    fn of_two_queued_messages_with_one_token_the_newest_is_kept() {
+        let found = [("t", 7), ("u", 8), ("t", 9), ("t", 5)];
+        assert_eq!(settled(&found, &[5, 7, 8, 9]), (vec![id(8), id(9)], vec![id(5), id(7)]));
+    }
+
+    #[test]
+    fn a_message_that_is_done_keeps_others_with_its_token_from_being_delivered() {
+        assert_eq!(settled(&[("t", 1), ("t", 2)], &[2]), (vec![id(1)], vec![id(2)]));
+        assert_eq!(settled(&[("t", 1), ("t", 2)], &[1]), (vec![id(2)], vec![id(1)]));
+        assert_eq!(settled(&[("t", 1), ("t", 2)], &[]), (vec![id(2)], vec![]));
+    }
+
+    #[test]
+    fn a_token_that_was_found_twice_with_one_message_is_no_repeat() {
+        assert_eq!(settled(&[("t", 1), ("u", 2), ("t", 1)], &[1, 2]), (vec![id(1), id(2)], vec![]));
     }
 
     #[test]

@@ -171,6 +171,19 @@ fn a_failed_write_fails_its_messages_keeps_its_notes_and_is_never_repeated_there
 }
 
 #[test]
+fn a_refused_message_is_disowned_on_the_disk_although_nothing_else_is_to_be_written() {
+    let (mut log, mut disk) = three();
+    log.append_message(now(0), &simple(7, 10), 7).unwrap();
+    let failed = log.poll_write(now(0)).unwrap();
+    disk.write(&failed);
+    assert!(recover(&disk, now(0), &mut HashSet::new()).log.contains(simple(7, 0).id), "all of it is on the disk");
+    log.handle_written(Err(Refusal::Fault));
+    settle(&mut log, &mut disk, now(0));
+    assert!(!recover(&disk, now(0), &mut HashSet::new()).log.contains(simple(7, 0).id));
+    assert!(log.is_idle() && log.waiting_bytes() == 0);
+}
+
+#[test]
 fn while_the_disk_is_full_messages_are_refused_and_notes_still_find_room() {
     let (mut log, mut disk) = open();
     let mut number = 0;

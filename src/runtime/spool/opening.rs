@@ -241,6 +241,29 @@ impl Opening<'_> {
     }
 }
 
+impl OpenedSpool {
+    /// Is this message queued?
+    pub fn contains(&self, id: MessageId) -> bool {
+        self.logs.iter().any(|opened| opened.log.contains(id))
+    }
+
+    /// These messages are not to be delivered: notes that they are done.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn forget(&mut self, now: Now, messages: &[MessageId]) -> Result<(), SpoolError> {
+        for opened in &mut self.logs {
+            for id in messages {
+                if opened.log.contains(*id) {
+                    opened.log.note(now, &Note::Done(*id), None);
+                }
+            }
+            opened.settle(now)?;
+        }
+        Ok(())
+    }
+}
+
 impl OpenedLog {
     /// Tells each queued message, in the order of the log. One that cannot be read is passed over.
     ///

@@ -230,6 +230,28 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 #[test]
+fn a_message_that_is_to_be_forgotten_is_queued_no_longer_whatever_log_it_lies_in() {
+    let place = Place::new();
+    commit(&place, 2, 0, 0..3, 1_000);
+    commit(&place, 2, 1, 3..6, 50_000);
+    let settings = SpoolSettings {
+        path: spool_directory(place.directory.path()),
+        shards: 2,
+        sync: SyncPolicy::Commit,
+        log: place.log,
+    };
+    let now = Clock::start().now();
+    let mut opened = open(&settings, now, &mut |_| ()).unwrap();
+    let (one, other) = (message(1, b"").id, message(4, b"").id);
+    assert!(opened.contains(one) && opened.contains(other));
+    opened.forget(now, &[one, other, message(77, b"").id]).unwrap();
+    assert!(!opened.contains(one) && !opened.contains(other));
+    drop(opened);
+    let found = queued(&place.open(2));
+    assert!(found.len() == 4 && !found.contains_key(&one) && !found.contains_key(&other));
+}
+
+#[test]
 fn what_is_damaged_is_set_aside_and_told_once_and_the_rest_is_found() {
     let place = Place::new();
     for number in 0..5 {
