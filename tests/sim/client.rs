@@ -65,7 +65,7 @@ impl Submitter {
                 1..=3 => chance.count(1, 8_000),
                 _ => chance.count(1, 400),
             };
-            let kind = Kind { has_token: !chance.one_in(3), is_doomed: chance.one_in(8), bytes };
+            let kind = Kind { has_token: !chance.one_in(3), is_doomed: chance.one_in(8), may_be_binary: true, bytes };
             mine.push(letters.len());
             letters.push(Letter::new(chance, number, at, kind));
         }
@@ -127,7 +127,7 @@ impl World {
     }
 
     /// Returns the link, and how long the first flight has to wait.
-    fn connect(&mut self, number: usize) -> (LinkName, u64) {
+    pub fn connect(&mut self, number: usize) -> (LinkName, u64) {
         let shard = self.chance.count(0, self.plan.shards - 1);
         let is_calm = self.is_calm();
         let mut link = Link::new(&mut self.chance, number, shard, is_calm);
@@ -265,6 +265,9 @@ impl World {
     /// Bytes have come. Says whether anybody was there to take them.
     pub fn client_hears(&mut self, link: LinkName, bytes: &[u8]) -> bool {
         let (number, now) = (self.links[&link].client, self.now());
+        if self.ramblers.contains_key(&number) {
+            return self.rambler_hears(number, link, bytes);
+        }
         let Some(end) = self.submitters[number].end_on(link) else {
             return false;
         };
@@ -277,6 +280,9 @@ impl World {
     /// The connection is gone.
     pub fn client_loses(&mut self, link: LinkName) {
         let (number, now) = (self.links[&link].client, self.now());
+        if self.ramblers.contains_key(&number) {
+            return self.end_rambler(number);
+        }
         if let Some(end) = self.submitters[number].end_on(link) {
             end.wait_us = 0;
             end.connection.handle_closed(now);

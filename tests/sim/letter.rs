@@ -37,6 +37,7 @@ pub struct Fate {
 pub struct Kind {
     pub has_token: bool,
     pub is_doomed: bool,
+    pub may_be_binary: bool,
     pub bytes: usize,
 }
 
@@ -53,7 +54,7 @@ impl Letter {
         let content = if kind.is_doomed {
             let text = format!("{MARK}{name}\r\n{}\r\nx\r\n", "Received: x\r\n".repeat(HOPS_MAX + 1));
             Content::new(text.into_bytes()).expect("lines")
-        } else if chance.one_in(5) {
+        } else if kind.may_be_binary && chance.one_in(5) {
             Content::binary(binary(chance, &name, kind.bytes))
         } else {
             Content::new(text(chance, &name, kind.bytes)).expect("lines")

@@ -44,6 +44,7 @@ mod client;
 mod disk;
 mod letter;
 mod net;
+mod rambler;
 mod server;
 mod storage;
 #[path = "../support/mod.rs"]
@@ -87,6 +88,7 @@ fn what_is_acknowledged_arrives_once_and_unaltered_whatever_happens() {
         seen.recovered,
         seen.failed_writes,
         seen.pieces,
+        seen.rambled,
     ];
     assert!(seeds < SEEDS || all.iter().all(|count| *count > 0), "something never happened: {seen:?}");
     #[allow(clippy::print_stdout, reason = "for --nocapture")]

@@ -8,19 +8,21 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use onetrip::observe::metrics::OnceMetrics;
 use onetrip::proto::credential::Verdict;
 use onetrip::proto::message::{Message, MessageId, Piece};
 use onetrip::proto::proof::Committed;
-use onetrip::proto::server::{Peer, Server};
+use onetrip::proto::server::{Opening, Peer, Server};
 use onetrip::runtime::once::{Claim, OnceRegistry, Turn};
 use onetrip::spool::Place;
 use onetrip::spool::log::{Refusal, Ticket};
-use onetrip::spool::once::{OnceBounds, StoredToken};
+use onetrip::spool::once::OnceBounds;
 use onetrip::tls::config::ServerConfigs;
 use onetrip::wire::{Connection, Output, Step};
 
+use crate::client::Submitter;
 use crate::net::{End, LinkName, MEDDLER};
 use crate::storage::Shard;
 use crate::support::{PASSWORD, USER, accepted};
@@ -71,16 +73,14 @@ struct Incoming {
 }
 
 impl Process {
-    /// A process with what its shards have found, tokens included.
-    pub fn new(world: &World, shards: Vec<Shard>, tokens: &[(String, String, MessageId)]) -> Self {
-        let bounds = OnceBounds { retention: world.plan.log.token_retention, tokens_max: 1_000 };
-        let registry = OnceRegistry::new(bounds, Arc::new(OnceMetrics::default())).expect("random bytes");
-        let stored = tokens.iter().map(|(user, token, id)| StoredToken {
-            key: registry.key(user, token),
-            message: *id,
-            stored_at: id.received(),
-        });
-        registry.restore(world.now(), stored);
+    /// A registry that knows no token yet.
+    pub fn registry(retention: Duration) -> OnceRegistry {
+        let bounds = OnceBounds { retention, tokens_max: 1_000 };
+        OnceRegistry::new(bounds, Arc::new(OnceMetrics::default())).expect("random bytes")
+    }
+
+    /// A process with these shards, and what its registry has found.
+    pub fn new(world: &World, shards: Vec<Shard>, registry: OnceRegistry) -> Self {
         let configs = world.site.restarted().configs;
         Self { registry: Arc::new(registry), configs, shards, conversations: BTreeMap::new() }
     }
@@ -121,7 +121,8 @@ impl World {
         let link = self.links.get_mut(&name).expect("a link that was made");
         let early = link.backlog.take().unwrap_or_default();
         let (shard, delay_us) = (link.shard, link.delay_us);
-        let opening = self.submitters[link.client].opening();
+        // Whoever is not among the clients speaks TLS at once.
+        let opening = self.submitters.get(link.client).map_or(Opening::ImplicitTls, Submitter::opening);
         let peer = Peer { client: "198.51.100.7:40000".parse().unwrap(), server: "192.0.2.1".parse().unwrap() };
         let Some(process) = &mut self.process else {
             self.events.push(self.now_us + delay_us, Event::HungUp { link: name, to: End::Client });

@@ -11,6 +11,7 @@ use onetrip::relay::queue::{Arrival, Attempt, Queue, QueueSettings, Step};
 use onetrip::relay::route::{DestinationNumber, Routes};
 use onetrip::relay::{Destination, Route};
 use onetrip::spool::log::{Completion, Log, Note, Refusal, Ticket, Write};
+use onetrip::spool::once::{StoredToken, settle_repeats};
 use onetrip::spool::record::Token;
 use onetrip::spool::upkeep::Upkeep;
 
@@ -97,26 +98,32 @@ impl World {
     /// Starts the server from what its disks have.
     pub fn start_server(&mut self) {
         self.life += 1;
-        let mut tokens = Vec::new();
-        let mut shards = Vec::new();
-        for number in 0..self.plan.shards {
-            let shard = self.recover(number, &mut tokens);
-            shards.push(shard);
-            self.woken_shards.insert(number);
+        let now = self.now();
+        let registry = Process::registry(self.plan.log.token_retention);
+        let (mut tokens, mut logs) = (Vec::new(), Vec::new());
+        for disk in &self.disks {
+            let recovered = disk.recover(self.plan.log, now, &mut |token: Token<'_>| {
+                let key = registry.key(token.user, token.token);
+                tokens.push(StoredToken { key, message: token.id, stored_at: token.id.received() });
+            });
+            assert_eq!(recovered.damage, [], "a crash damages nothing that was committed");
+            logs.push(recovered.log);
         }
+        let repeats = settle_repeats(&mut tokens, |id| logs.iter().any(|log| log.contains(id)));
+        self.seen.disowned += repeats.len() as u64;
         if self.plan.sabotage == Sabotage::LosesTokens {
             tokens.clear();
         }
-        self.process = Some(Process::new(self, shards, &tokens));
+        let shards = (0..).zip(logs).map(|(number, log)| self.restore(number, log, &repeats)).collect();
+        self.woken_shards.extend(0..self.plan.shards);
+        registry.restore(now, tokens);
+        self.process = Some(Process::new(self, shards, registry));
     }
 
-    fn recover(&mut self, number: usize, tokens: &mut Vec<(String, String, MessageId)>) -> Shard {
+    /// A shard with its queue as the log has it.
+    fn restore(&mut self, number: usize, log: Log, repeats: &[MessageId]) -> Shard {
         let now = self.now();
-        let recovered = self.disks[number].recover(self.plan.log, now, &mut |token: Token<'_>| {
-            tokens.push((token.user.to_owned(), token.token.to_owned(), token.id));
-        });
-        assert_eq!(recovered.damage, [], "a crash damages nothing that was committed");
-        let mut shard = Shard::new(self, number, recovered.log);
+        let mut shard = Shard::new(self, number, log);
         let disk = &self.disks[number];
         let mut found = Vec::new();
         for segment in shard.log.message_segments() {
@@ -126,6 +133,10 @@ impl World {
         }
         self.seen.recovered += found.len() as u64;
         for (id, bytes, envelope) in found {
+            if repeats.contains(&id) {
+                shard.log.note(now, &Note::Done(id), None);
+                continue;
+            }
             let arrival = Arrival { id, bytes, envelope: &envelope };
             let progress = disk.message(&shard.log, id).1;
             if self.plan.sabotage == Sabotage::WarnsNobody {
@@ -183,11 +194,12 @@ impl World {
     /// The batch in flight is written and synced, or it is not.
     pub fn finish_write(&mut self, number: usize) {
         let fails = self.plan.disk_fails && !self.is_calm() && self.chance.one_in(8);
-        let Self { process, disks, chance, seen, plan, .. } = self;
+        let Self { process, disks, chance, seen, plan, failed_at, .. } = self;
         let shard = &mut process.as_mut().expect("it lives").shards[number];
         let write = shard.in_flight.take().expect("a batch is in flight");
         if fails {
             seen.failed_writes += 1;
+            *failed_at = seen.events;
             tear(chance, &mut disks[number], &write);
             let failure = if chance.one_in(2) { Refusal::Full } else { Refusal::Fault };
             shard.log.handle_written(Err(failure));

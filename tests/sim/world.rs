@@ -16,6 +16,7 @@ use crate::client::Submitter;
 use crate::disk::Disk;
 use crate::letter::{Letter, Sink};
 use crate::net::{End, Link, LinkName};
+use crate::rambler::Rambler;
 use crate::server::Process;
 use crate::support::{Site, offer};
 
@@ -23,6 +24,8 @@ use crate::support::{Site, offer};
 #[derive(Debug)]
 pub enum Event {
     ClientBegins(usize),
+    RamblerBegins(usize),
+    RamblerLeaves(usize),
     ClientTimer {
         client: usize,
         link: LinkName,
@@ -163,8 +166,12 @@ pub struct Seen {
     pub waited: u64,
     pub crashes: u64,
     pub recovered: u64,
+    /// Messages that a restart found and that had been taken elsewhere.
+    pub disowned: u64,
     pub failed_writes: u64,
     pub pieces: u64,
+    /// What ramblers had acknowledged.
+    pub rambled: u64,
     pub events: u64,
 }
 
@@ -187,8 +194,10 @@ impl Seen {
             (&mut self.waited, other.waited),
             (&mut self.crashes, other.crashes),
             (&mut self.recovered, other.recovered),
+            (&mut self.disowned, other.disowned),
             (&mut self.failed_writes, other.failed_writes),
             (&mut self.pieces, other.pieces),
+            (&mut self.rambled, other.rambled),
             (&mut self.events, other.events),
         ];
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
@@ -210,12 +219,16 @@ pub struct World {
     pub links: BTreeMap<LinkName, Link>,
     pub last_link: LinkName,
     pub submitters: Vec<Submitter>,
+    /// By their number, which goes on from the clients'; `None` when they have left.
+    pub ramblers: BTreeMap<usize, Option<Rambler>>,
     pub letters: Vec<Letter>,
     pub sink: Sink,
     /// Connections and shards that may have something to do.
     pub woken_links: BTreeSet<LinkName>,
     pub woken_shards: BTreeSet<usize>,
     pub seen: Seen,
+    /// The event at which a disk last failed.
+    pub failed_at: u64,
     tells: bool,
 }
 
@@ -230,6 +243,10 @@ impl World {
         for number in 0..chance.count(1, 4) {
             submitters.push(Submitter::new(&mut chance, number, large_bytes, &mut letters));
         }
+        let first = submitters.len();
+        let ramblers = (first..first + chance.count(0, 1))
+            .map(|number| (number, Some(Rambler::new(&mut chance, number, &mut letters))))
+            .collect();
         let site = Site::with_certificate(CERTIFICATE, KEY, |settings| {
             let offer = Offer { message_bytes_max: 2 * LARGE_BYTES as u64, ..offer() };
             settings.bounds.message_bytes_max = offer.message_bytes_max;
@@ -247,11 +264,13 @@ impl World {
             links: BTreeMap::new(),
             last_link: 0,
             submitters,
+            ramblers,
             letters,
             sink: Sink::default(),
             woken_links: BTreeSet::new(),
             woken_shards: BTreeSet::new(),
             seen: Seen::default(),
+            failed_at: 0,
             tells,
             chance,
         };
@@ -277,6 +296,10 @@ impl World {
         for number in 0..self.submitters.len() {
             let begin_us = self.now_us + self.chance.below(5_000_000);
             self.events.push(begin_us, Event::ClientBegins(number));
+        }
+        for number in self.ramblers.keys().copied().collect::<Vec<_>>() {
+            let begin_us = self.now_us + self.chance.below(20_000_000);
+            self.events.push(begin_us, Event::RamblerBegins(number));
         }
         while let Some((at_us, event)) = self.events.pop() {
             assert!(at_us >= self.now_us, "time goes on");
@@ -306,6 +329,8 @@ impl World {
         }
         match event {
             Event::ClientBegins(client) => self.begin_client(client),
+            Event::RamblerBegins(number) => self.begin_rambler(number),
+            Event::RamblerLeaves(number) => self.end_rambler(number),
             Event::ClientTimer { client, link } => self.client_timer(client, link),
             Event::Opened { link } => self.accept(link),
             Event::Arrives { link, to, bytes } => self.arrive(link, to, &bytes),
@@ -372,7 +397,10 @@ impl World {
 
     fn maybe_crash(&mut self) {
         let may_crash = self.plan.crash_one_in > 0 && self.process.is_some() && !self.is_calm();
-        if may_crash && self.chance.one_in(self.plan.crash_one_in) {
+        // A disk that has failed is often the first sign of more to come.
+        let is_near = self.seen.events < self.failed_at + NEAR_EVENTS && self.failed_at > 0;
+        let one_in = if is_near { self.plan.crash_one_in.min(NEAR_EVENTS) } else { self.plan.crash_one_in };
+        if may_crash && self.chance.one_in(one_in) {
             self.crash();
             let pause_us = self.chance.between(50_000, 15_000_000);
             self.events.push(self.now_us + pause_us, Event::Restart);
@@ -381,6 +409,7 @@ impl World {
 
     fn check_end(&self) {
         assert!(self.submitters.iter().all(|submitter| !submitter.is_connected()), "a client is still connected");
+        assert!(self.ramblers.values().all(Option::is_none), "a rambler is still connected");
         let process = self.process.as_ref().expect("the server is up in the end");
         process.check_end();
     }
@@ -408,6 +437,9 @@ impl Plan {
         }
     }
 }
+
+/// How many events a crash is near after a disk has failed.
+const NEAR_EVENTS: u64 = 60;
 
 /// More than any run needs.
 const EVENTS_MAX: u64 = 300_000;
