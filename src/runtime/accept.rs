@@ -6,6 +6,7 @@
 
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,10 +96,12 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, endpoint: Endpoint) {
     let server = Server::new(shard.settings(endpoint.returning), shard.resources.clone(), peer, opening, now);
     let connection = Connection::new(server, opening, Arc::clone(shard.configs.of(endpoint.returning)), now);
     let identity = Identity { connection: shard.next_connection_id(), shard: shard.number, client, opening };
-    let conversation = Conversation::new(Rc::clone(shard), connection, stream, identity, counted);
+    let mut conversation = Conversation::new(Rc::clone(shard), connection, stream, identity, counted);
     let shard = Rc::clone(shard);
     glommio::spawn_local(async move {
-        if let Err(reason) = guarded(conversation.run()).await {
+        // Pinned here and lent, because a future that is passed on is kept twice: once as it came and once where it runs.
+        let run = pin!(conversation.run());
+        if let Err(reason) = guarded(run).await {
             let Identity { connection, shard: number, client, .. } = identity;
             shard.report(SessionPanicked { connection, shard: number, client, reason: reason.into() });
         }

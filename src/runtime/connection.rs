@@ -108,7 +108,7 @@ impl Conversation {
     }
 
     /// Serves the client until one side has had enough.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         if self.converse().await.is_ok() {
             self.see_off().await;
         }
@@ -130,9 +130,10 @@ impl Conversation {
                     self.receive().await?;
                 }
                 Step::Send => self.send_much().await?,
-                Step::Verify(credential) => self.verify(credential).await,
-                Step::KeepPiece(piece) => self.keep_piece(piece).await,
-                Step::Store(message) => self.store(message).await,
+                // These three take memory of their own while they last, and none from a client that is silent.
+                Step::Verify(credential) => Box::pin(self.verify(credential)).await,
+                Step::KeepPiece(piece) => Box::pin(self.keep_piece(piece)).await,
+                Step::Store(message) => Box::pin(self.store(message)).await,
                 Step::Close => return self.send().await,
             }
         }

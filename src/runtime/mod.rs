@@ -29,6 +29,7 @@ mod listeners;
 pub mod log_writer;
 pub mod metrics_server;
 pub mod once;
+mod pages;
 pub mod passwords;
 pub mod qhlo_secrets;
 pub mod queue;

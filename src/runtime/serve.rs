@@ -28,6 +28,7 @@ use super::listeners::{ByReturning, Endpoint, Listener, ListenerSettings as Sock
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
 use super::once::OnceRegistry;
+use super::pages::take_small_pages;
 use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::queue::{CarrierParts, Depth, QueueHandle, QueueParts, Request};
@@ -95,6 +96,7 @@ impl fmt::Display for ServeError {
 ///
 /// Whatever keeps the server from starting, or a shard that broke.
 pub fn serve(config: Config) -> Result<(), ServeError> {
+    take_small_pages();
     let clock = Clock::start();
     let directory = StateDirectory::open(&config.state_dir).map_err(|error| ServeError::of(error.exit(), error))?;
     let routes = Arc::new(Routes::new(config.deliver.clone(), &config.route, &config.hostname));

@@ -14,6 +14,7 @@ mod early_data;
 mod greeting;
 mod large;
 mod logins;
+mod memory;
 mod observing;
 mod once;
 mod queue;
