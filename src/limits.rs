@@ -94,6 +94,10 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Default of `--drain-timeout`: how long transactions may go on after the first signal to stop.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a server that stops, and has let go of its state directory, waits for handshakes to end and for clients to notice
+/// what they were told: a little more than each of them is given.
+pub const FAREWELL: Duration = Duration::from_millis(2_500);
+
 /// Default of `--auth-remember`: how long a verified credential is remembered without hashing it again.
 pub const AUTH_REMEMBER: Duration = Duration::from_secs(3_600);
 
@@ -568,3 +572,13 @@ pub const QUEUE_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Messages in one page of a list of the queue: as many envelopes are read from the spool while somebody waits.
 pub const QUEUE_PAGE_MESSAGES: usize = 128;
+
+/// How long a server that takes over waits for the one before it, beyond that one's `--drain-timeout`: its queue
+/// ([`QUEUE_STOP_TIMEOUT`]) and its spool ([`SPOOL_STOP_TIMEOUT`]) may need that long, and a little is for the way there.
+pub const TAKEOVER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long either server may take for one step of a handover: sockets are passed on in microseconds.
+pub const HANDOVER_STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most listening sockets that are taken from another process: more than any configuration makes, and bounded because each is a descriptor.
+pub const INHERITED_SOCKETS_MAX: usize = 16_384;

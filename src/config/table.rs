@@ -111,6 +111,11 @@ settings! {
         "shards" "N"
         shards: usize = cores.len(), Number(1, limits::SHARDS_MAX as u64), shown "one for each core";
 
+        /// Take the place of a server that runs on the same state directory: its listening sockets, and then the
+        /// directory, without a connection lost. Where none runs it makes no difference.
+        "takeover" "on|off"
+        takeover: bool = false, SWITCH;
+
         /// How long transactions may go on after the first signal to stop; 0 stops at once.
         "drain-timeout" "SECONDS"
         drain_timeout: Duration = limits::DRAIN_TIMEOUT, seconds(0, DAY_S);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | send a first message | [`tutorial`] |
 //! | set it up | [`configuration`], [`relay`], [`tuning`], [`security`] |
+//! | restart it | [`restarting`] |
 //! | watch it | [`events`], [`metrics`] |
 //! | know what becomes of acknowledged mail | [`queue`] |
 //! | see and steer the queue | [`queue_command`] |
@@ -26,6 +27,9 @@ pub mod relay {}
 
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}
+
+#[doc = include_str!("restarting.md")]
+pub mod restarting {}
 
 #[doc = include_str!("security.md")]
 pub mod security {}

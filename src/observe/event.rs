@@ -21,8 +21,8 @@ pub use queue::{
     ReportQueued,
 };
 pub use service::{
-    CertificateReloadFailed, CertificateReloaded, Draining, Listening, LogLinesDropped, OnceTokensForgotten, Ready,
-    Stopped, UsersReloadFailed, UsersReloaded, Warning,
+    CertificateReloadFailed, CertificateReloaded, Draining, HandedOver, Listening, LogLinesDropped,
+    OnceTokensForgotten, Ready, Stopped, TakingOver, TookOver, UsersReloadFailed, UsersReloaded, Warning,
 };
 pub use spool::{SpoolDamaged, SpoolFault, SpoolFull, SpoolOpened};
 
@@ -106,6 +106,9 @@ events! {
     UsersReloadFailed,
     LogLinesDropped,
     OnceTokensForgotten,
+    TakingOver,
+    TookOver,
+    HandedOver,
     Draining,
     Stopped,
 }

@@ -404,7 +404,17 @@ mod tests {
 
     #[test]
     fn every_event_raises_a_figure_of_the_shard_or_of_the_service_but_not_of_both() {
-        let uncounted = ["spool_opened", "listening", "ready", "warning", "draining", "stopped"];
+        let uncounted = [
+            "spool_opened",
+            "listening",
+            "ready",
+            "warning",
+            "taking_over",
+            "took_over",
+            "handed_over",
+            "draining",
+            "stopped",
+        ];
         for event in examples::one_of_each() {
             let (metrics, shard) = metrics();
             let zero = metrics.render();

@@ -1,26 +1,32 @@
 //! Accepting connections.
 //!
-//! One task per listener, and its accept is never dropped half-way: a connection that was taken from the kernel would be lost
-//! with it. Errors are waited out, so that running out of descriptors does not become a busy loop. Who is inside already has a
-//! turn between a few that come.
+//! One task per listener. It takes connections by system calls that do not wait, and waits by a poll, which takes nothing: so
+//! it can be told to stop at any time, without a connection that was taken from the kernel and then forgotten, and without
+//! touching the socket, which may be another server's already. Errors are waited out, so that running out of descriptors does
+//! not become a busy loop. Who is inside already has a turn between a few that come.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
-use std::pin::pin;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::net::{TcpListener, TcpStream};
+use futures_lite::{AsyncRead, future};
+use glommio::net::TcpStream;
 use glommio::timer::sleep;
-use socket2::SockRef;
+use rustix::net::{RecvFlags, recv};
+use socket2::Socket;
 
+use super::bell::Bell;
 use super::connection::Conversation;
-use super::listeners::{Endpoint, Listener};
+use super::listeners::{Endpoint, Keeper, Listener};
 use super::report::Identity;
 use super::rounds::next_round;
-use super::shard::{Shard, guarded, spawn_guarded};
-use super::socket::descriptor;
+use super::shard::{Order, Shard, guarded, spawn_guarded};
 use crate::limits;
 use crate::observe::event::{AcceptPaused, ConnectionRefused, SessionPanicked};
 use crate::observe::label::Bound;
@@ -30,42 +36,62 @@ use crate::wire::Connection;
 
 /// A listener that is being served.
 pub(super) struct Door {
-    /// Kept open by the task until it is closed here.
-    socket: RawFd,
+    keeper: Keeper,
+    closing: Rc<Closing>,
+}
+
+/// How the accept task learns that it is over.
+#[derive(Default)]
+struct Closing {
+    waiting: Cell<Option<Waiting>>,
+    bell: Bell,
+}
+
+/// What becomes of connections that the kernel has accepted and the server has not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// They are told that the service stops.
+    TurnedAway,
+    /// They wait on: somebody else has the socket too.
+    Left,
 }
 
 impl Door {
-    /// Ends the accept task; connections that wait in the kernel are refused by it.
-    pub(super) fn close(self) {
-        // SAFETY: the accept task owns the listener and ends only after this shutdown.
-        let socket = unsafe { BorrowedFd::borrow_raw(self.socket) };
-        let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+    /// Ends the accept task.
+    pub(super) fn close(self, order: Order) {
+        let waiting = match (order, self.keeper) {
+            (Order::HandOver, _) | (_, Keeper::Manager) => Waiting::Left,
+            (Order::Drain | Order::Stop, Keeper::Server) => Waiting::TurnedAway,
+        };
+        self.closing.waiting.set(Some(waiting));
+        self.closing.bell.ring();
     }
 }
 
 /// Begins to accept.
 pub(super) fn open(shard: &Rc<Shard>, listener: Listener) -> Door {
-    let Listener { socket, endpoint } = listener;
-    let socket = socket.into_raw_fd();
-    // SAFETY: `into_raw_fd` has given up the ownership that the new listener takes.
-    let listener = unsafe { TcpListener::from_raw_fd(socket) };
-    spawn_guarded(accept(Rc::clone(shard), listener, endpoint));
-    Door { socket }
+    let closing = Rc::<Closing>::default();
+    let door = Door { keeper: listener.keeper, closing: Rc::clone(&closing) };
+    spawn_guarded(accept(Rc::clone(shard), listener, closing));
+    door
 }
 
-async fn accept(shard: Rc<Shard>, listener: TcpListener, endpoint: Endpoint) {
+async fn accept(shard: Rc<Shard>, listener: Listener, closing: Rc<Closing>) {
+    let Listener { socket, endpoint, .. } = listener;
     let mut last_report = None;
     let mut admitted: u64 = 0;
-    loop {
-        match listener.accept().await {
-            Ok(stream) => {
-                admit(&shard, stream, endpoint);
+    while closing.waiting.get().is_none() {
+        match socket.accept() {
+            Ok((stream, client)) => {
+                admit(&shard, stream, client.as_socket(), endpoint);
                 admitted += 1;
                 if admitted.is_multiple_of(limits::ACCEPTED_PER_ROUND) {
                     next_round().await;
                 }
             }
-            Err(_) if shard.is_draining() => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                future::or(readable(&socket), closing.bell.heard()).await;
+            }
             Err(error) => {
                 let now = shard.clock.now().monotonic;
                 if last_report.is_none_or(|last| now.saturating_sub(last) >= REPORT_EVERY) {
@@ -76,10 +102,33 @@ async fn accept(shard: Rc<Shard>, listener: TcpListener, endpoint: Endpoint) {
             }
         }
     }
+    if closing.waiting.get() == Some(Waiting::TurnedAway) {
+        while let Ok((stream, _)) = socket.accept() {
+            say_no(&shard, &stream, endpoint, reply::SHUTTING_DOWN);
+        }
+        // The ring may hold the socket for a moment after it is closed here, and nobody is to wait there.
+        let _ = socket.shutdown(Shutdown::Read);
+    }
 }
 
-fn admit(shard: &Rc<Shard>, stream: TcpStream, endpoint: Endpoint) {
-    let Ok(client) = stream.peer_addr() else {
+/// Waits until somebody has connected. A glommio stream polls its socket before its first read; of a listener nothing can be
+/// read, so that read ends as soon as the poll does. If this is dropped, only the poll is.
+async fn readable(listener: &Socket) {
+    let Ok(twin) = listener.try_clone() else {
+        return sleep(PAUSE).await;
+    };
+    let mut stream = glommio_stream(twin);
+    let _ = poll_fn(|context| Pin::new(&mut stream).poll_read(context, &mut [0])).await;
+}
+
+/// The same socket, for glommio, whose release 0.9.0 knows another release of `socket2`.
+fn glommio_stream(socket: Socket) -> TcpStream {
+    // SAFETY: `into_raw_fd` has given up the ownership that the stream takes.
+    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint: Endpoint) {
+    let Some(client) = client else {
         return;
     };
     if shard.connections.len() >= shard.connections_max as usize {
@@ -96,7 +145,7 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, endpoint: Endpoint) {
     let server = Server::new(shard.settings(endpoint.returning), shard.resources.clone(), peer, opening, now);
     let connection = Connection::new(server, opening, Arc::clone(shard.configs.of(endpoint.returning)), now);
     let identity = Identity { connection: shard.next_connection_id(), shard: shard.number, client, opening };
-    let mut conversation = Conversation::new(Rc::clone(shard), connection, stream, identity, counted);
+    let mut conversation = Conversation::new(Rc::clone(shard), connection, glommio_stream(stream), identity, counted);
     let shard = Rc::clone(shard);
     glommio::spawn_local(async move {
         // Pinned here and lent, because a future that is passed on is kept twice: once as it came and once where it runs.
@@ -110,24 +159,31 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, endpoint: Endpoint) {
 }
 
 /// The address that the client connected to; a system call only where the listener does not tell.
-fn local_ip(stream: &TcpStream, endpoint: Endpoint) -> std::net::IpAddr {
+fn local_ip(stream: &Socket, endpoint: Endpoint) -> std::net::IpAddr {
     if !endpoint.address.ip().is_unspecified() {
         return endpoint.address.ip();
     }
-    stream.local_addr().map_or(endpoint.address.ip(), |address| address.ip())
+    let address = stream.local_addr().ok().and_then(|address| address.as_socket());
+    address.map_or(endpoint.address.ip(), |address| address.ip())
 }
 
-/// Says no, cheaply: one send that does not wait, and the end. Inside TLS there is nobody to say it to yet.
-fn refuse(shard: &Shard, stream: &TcpStream, endpoint: Endpoint, client: SocketAddr, bound: Bound) {
-    if endpoint.opening == Opening::Clear {
-        let reply: Reply = match bound {
-            Bound::Connections => reply::TOO_MANY_CONNECTIONS,
-            Bound::ConnectionsPerAddress => reply::TOO_MANY_FROM_ADDRESS,
-        };
-        let _ =
-            SockRef::from(&descriptor(stream)).send_with_flags(reply.bytes(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-    }
+fn refuse(shard: &Shard, stream: &Socket, endpoint: Endpoint, client: SocketAddr, bound: Bound) {
+    let reply = match bound {
+        Bound::Connections => reply::TOO_MANY_CONNECTIONS,
+        Bound::ConnectionsPerAddress => reply::TOO_MANY_FROM_ADDRESS,
+    };
+    say_no(shard, stream, endpoint, reply);
     shard.report(ConnectionRefused { shard: shard.number, client, bound });
+}
+
+/// Says no, cheaply: sends that do not wait, and the end. Inside TLS there is nobody to say it to yet. What the client has said
+/// already is taken first: closing a socket with unread bytes resets the connection, and the refusal may be lost with it.
+fn say_no(shard: &Shard, stream: &Socket, endpoint: Endpoint, reply: Reply) {
+    if endpoint.opening == Opening::Clear {
+        let _ = stream.send_with_flags(reply.bytes(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = recv(stream, &mut **shard.receive_buffer.borrow_mut(), RecvFlags::DONTWAIT);
 }
 
 /// How long accepting rests after an error: descriptors may be free again then.

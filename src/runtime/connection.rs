@@ -227,8 +227,7 @@ impl Conversation {
         if self.connection.peer_closed() {
             return Err(Gone);
         }
-        let activity = if self.connection.server().is_in_transaction() { Activity::Receiving } else { Activity::Idle };
-        self.registration.wait(activity, self.connection.poll_timeout());
+        self.registration.wait(self.what_is_awaited(), self.connection.poll_timeout());
         let (mut is_awake, mut place) = (false, Place::default());
         let received = poll_fn(|context| {
             // The first look only waits for bytes; when it is woken there are some.
@@ -259,6 +258,14 @@ impl Conversation {
         }
     }
 
+    fn what_is_awaited(&self) -> Activity {
+        match self.connection.server() {
+            server if server.is_in_transaction() => Activity::Receiving,
+            server if server.is_securing() => Activity::Securing,
+            _ => Activity::Idle,
+        }
+    }
+
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let shard = Rc::clone(&self.shard);
         let mut buffer = shard.receive_buffer.borrow_mut();
@@ -275,9 +282,10 @@ impl Conversation {
         Poll::Ready(Ok(bytes))
     }
 
-    /// Lets a transaction that is open know that it is the last one, before a further one can follow in the same flight.
+    /// Lets the conversation know that the server stops, before it is told anything else: what is open is the last, and
+    /// whoever has begun nothing is not to begin, as its socket may be shut down for receiving already.
     fn note_drain(&mut self) {
-        if self.shard.is_draining() && self.connection.server().is_in_transaction() {
+        if self.shard.is_draining() {
             self.connection.handle_drain(&mut self.output);
         }
     }
@@ -313,7 +321,9 @@ impl Conversation {
         }
         let now = self.shard.clock.now().monotonic;
         let timeout = self.connection.poll_timeout().unwrap_or(now + self.shard.idle_timeout());
-        self.registration.wait(Activity::Sending, Some(timeout));
+        let are_last_words = self.connection.server().outcome().is_some();
+        let activity = if are_last_words { Activity::Leaving } else { Activity::Sending };
+        self.registration.wait(activity, Some(timeout));
         let mut sent = 0;
         let result = poll_fn(|context| {
             while sent < self.output.wire.len() {
@@ -329,7 +339,7 @@ impl Conversation {
         let result = result.await;
         self.traffic.bytes_out += sent as u64;
         self.output.wire.clear();
-        self.registration.wait(Activity::Elsewhere, None);
+        self.registration.wait(if are_last_words { Activity::Leaving } else { Activity::Elsewhere }, None);
         result.map_err(|_: io::Error| {
             // If it was we who ended it, the summary is to say so. There is nobody to tell any more.
             let _ = self.interrupted();
@@ -359,6 +369,7 @@ impl Conversation {
         if SockRef::from(&descriptor(&self.stream)).shutdown(Shutdown::Write).is_err() {
             return;
         }
+        self.registration.wait(Activity::Leaving, None);
         let shard = Rc::clone(&self.shard);
         let stream = &mut self.stream;
         let drain = async {

@@ -38,6 +38,10 @@ pub(super) enum Activity {
     Sending,
     /// Waiting for something of ours.
     Elsewhere,
+    /// Waiting for the client in the middle of a TLS handshake, where nothing can be said to it.
+    Securing,
+    /// Waiting until the client has noticed that it was told the end.
+    Leaving,
 }
 
 /// Why a wait was ended.
@@ -70,6 +74,13 @@ impl Connections {
         self.entries.borrow().len()
     }
 
+    /// How many may still have something to store. Whoever is being told the end has not, and whoever is in a handshake is
+    /// told it before anything else.
+    pub(super) fn unsettled(&self) -> usize {
+        let entries = self.entries.borrow();
+        entries.iter().filter(|(_, entry)| entry.is_unsettled()).count()
+    }
+
     /// Interrupts whoever has passed its deadline.
     pub(super) fn sweep(&self, monotonic: Duration) {
         for (_, entry) in self.entries.borrow_mut().iter_mut() {
@@ -90,18 +101,33 @@ impl Connections {
 
     /// Ends every connection, whatever it is doing.
     pub(super) fn cut(&self) {
-        for (_, entry) in self.entries.borrow_mut().iter_mut() {
-            entry.interrupt = Some(Interrupt::Cut);
-            shut_down(entry.socket, Shutdown::Both);
-        }
+        self.entries.borrow_mut().iter_mut().for_each(|(_, entry)| entry.cut());
+    }
+
+    /// Ends every connection that may still have something to store.
+    pub(super) fn cut_unsettled(&self) {
+        self.entries
+            .borrow_mut()
+            .iter_mut()
+            .filter(|(_, entry)| entry.is_unsettled())
+            .for_each(|(_, entry)| entry.cut());
     }
 }
 
 impl Entry {
+    fn is_unsettled(&self) -> bool {
+        !matches!(self.activity, Activity::Securing | Activity::Leaving)
+    }
+
+    fn cut(&mut self) {
+        self.interrupt = Some(Interrupt::Cut);
+        shut_down(self.socket, Shutdown::Both);
+    }
+
     fn interrupt(&mut self, reason: Interrupt) {
         let how = match self.activity {
-            Activity::Idle | Activity::Receiving => Shutdown::Read,
-            Activity::Sending => Shutdown::Both,
+            Activity::Idle | Activity::Receiving | Activity::Securing => Shutdown::Read,
+            Activity::Sending | Activity::Leaving => Shutdown::Both,
             Activity::Elsewhere => return,
         };
         if self.interrupt.is_none() {
@@ -147,7 +173,7 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
-    use super::{Activity, Connections, Interrupt};
+    use super::{Activity, Connections, Interrupt, Registration};
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -183,6 +209,24 @@ mod tests {
         connections.cut();
         assert_eq!(busy_place.interrupted(), Some(Interrupt::Cut));
         assert_eq!(busy_client.read(&mut [0; 8]).unwrap(), 0, "the client sees the end");
+    }
+
+    #[test]
+    fn a_handshake_and_a_farewell_hold_up_no_store_and_may_go_on() {
+        let (securing, _client) = pair();
+        let (leaving, _client) = pair();
+        let (idle, _client) = pair();
+        let connections = Rc::new(Connections::default());
+        let places = [&securing, &leaving, &idle].map(|socket| connections.register(socket.as_raw_fd()));
+        assert_eq!(connections.unsettled(), 3, "whoever has just come may bring a message");
+        places[0].wait(Activity::Securing, None);
+        places[1].wait(Activity::Leaving, None);
+        places[2].wait(Activity::Idle, None);
+        connections.drain();
+        assert_eq!(connections.unsettled(), 1, "it may have sent a message that is not read yet");
+        connections.cut_unsettled();
+        let interrupts = places.each_ref().map(Registration::interrupted);
+        assert_eq!(interrupts, [None, None, Some(Interrupt::Cut)]);
     }
 
     #[test]

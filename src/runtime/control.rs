@@ -122,7 +122,7 @@ pub(super) fn connect(state_dir: &Path) -> io::Result<UnixStream> {
 }
 
 /// Calls `work` with a path for the same socket that fits into the address of a socket, which is short.
-fn with_short_path<T>(path: &Path, work: impl FnOnce(PathBuf) -> io::Result<T>) -> io::Result<T> {
+pub(super) fn with_short_path<T>(path: &Path, work: impl FnOnce(PathBuf) -> io::Result<T>) -> io::Result<T> {
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return work(path.to_owned());
     };

@@ -55,11 +55,66 @@ impl<T> ByReturning<T> {
     }
 }
 
-/// A listening socket that belongs to one shard.
+/// A listening socket that one shard serves.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) socket: Socket,
     pub(super) endpoint: Endpoint,
+    pub(super) keeper: Keeper,
+}
+
+/// Who keeps a listening socket open when the server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// Nobody: it is the server's own.
+    Server,
+    /// A service manager, which gives it to the next server.
+    Manager,
+}
+
+/// Listening sockets that were there before this server, none of them served by anybody yet.
+#[derive(Debug, Default)]
+pub(super) struct Inherited(Vec<(SocketAddr, Socket, Keeper)>);
+
+impl Inherited {
+    /// Takes one more.
+    ///
+    /// # Errors
+    /// It does not listen for TCP connections.
+    pub(super) fn add(&mut self, socket: Socket, keeper: Keeper) -> io::Result<()> {
+        if self.0.len() >= limits::INHERITED_SOCKETS_MAX {
+            return Err(io::Error::other("too many sockets"));
+        }
+        if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+            return Err(io::Error::other("a socket that does not listen"));
+        }
+        self.0.push((local_address(&socket)?, socket, keeper));
+        Ok(())
+    }
+
+    /// One for each shard at this address, or none at all. Where there are fewer sockets than shards, several shards accept
+    /// from one; where there are more, some shards have several, so that nobody waits where nobody looks.
+    pub(super) fn take(
+        &mut self,
+        endpoint: Endpoint,
+        shards: usize,
+        settings: ListenerSettings,
+    ) -> io::Result<Vec<Vec<Listener>>> {
+        let sockets: Vec<_> = self.0.extract_if(.., |(address, ..)| *address == endpoint.address).collect();
+        let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
+        for (number, (_, socket, keeper)) in sockets.iter().enumerate() {
+            prepare(socket, settings)?;
+            for shard in (number % shards..shards).step_by(sockets.len()) {
+                by_shard[shard].push(Listener { socket: socket.try_clone()?, endpoint, keeper: *keeper });
+            }
+        }
+        Ok(by_shard)
+    }
+
+    /// Addresses of sockets that nobody has taken.
+    pub(super) fn left(&self, keeper: Keeper) -> impl Iterator<Item = SocketAddr> {
+        self.0.iter().filter(move |entry| entry.2 == keeper).map(|entry| entry.0)
+    }
 }
 
 /// What all listeners have in common.
@@ -71,17 +126,26 @@ pub(super) struct ListenerSettings {
     pub(super) fast_open: u32,
 }
 
-/// Opens one listener per shard. The port 0 becomes the same free port for all of them; the address in what is returned has
+/// Opens one listener per shard, unless there are some already. The port 0 becomes the same free port for all of them; the address in what is returned has
 /// it.
-pub(super) fn listen(endpoint: Endpoint, shards: usize, settings: ListenerSettings) -> io::Result<Vec<Listener>> {
+pub(super) fn listen(
+    endpoint: Endpoint,
+    shards: usize,
+    settings: ListenerSettings,
+    inherited: &mut Inherited,
+) -> io::Result<Vec<Vec<Listener>>> {
+    let taken = inherited.take(endpoint, shards, settings)?;
+    if taken.iter().any(|listeners| !listeners.is_empty()) {
+        return Ok(taken);
+    }
     refuse_if_taken(endpoint.address)?;
     let first = open(endpoint.address, settings)?;
     let endpoint = Endpoint { address: local_address(&first)?, ..endpoint };
-    let mut listeners = vec![Listener { socket: first, endpoint }];
-    while listeners.len() < shards {
-        listeners.push(Listener { socket: open(endpoint.address, settings)?, endpoint });
+    let mut sockets = vec![first];
+    while sockets.len() < shards {
+        sockets.push(open(endpoint.address, settings)?);
     }
-    Ok(listeners)
+    Ok(sockets.into_iter().map(|socket| vec![Listener { socket, endpoint, keeper: Keeper::Server }]).collect())
 }
 
 /// With SO_REUSEPORT alone a second server would quietly take half of the first one's connections.
@@ -112,13 +176,20 @@ pub(super) fn try_bind(address: SocketAddr) -> io::Result<()> {
 
 fn open(address: SocketAddr, settings: ListenerSettings) -> io::Result<Socket> {
     let socket = bound(address, Sharing::AmongShards)?;
+    prepare(&socket, settings)?;
+    Ok(socket)
+}
+
+/// Makes a bound socket listen as it should; one that listens already is changed to that.
+fn prepare(socket: &Socket, settings: ListenerSettings) -> io::Result<()> {
     // Inherited by accepted connections: replies leave at once (a reply is one send, so Nagle could only delay it).
     socket.set_tcp_nodelay(true)?;
+    // Shards accept until nobody waits, and wait by a poll.
+    socket.set_nonblocking(true)?;
     if settings.fast_open > 0 {
-        set_fast_open(&socket, settings.fast_open)?;
+        set_fast_open(socket, settings.fast_open)?;
     }
-    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
-    Ok(socket)
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,10 +237,12 @@ const TAKEN_LOOK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
-    use std::net::TcpListener;
+    use std::io::{self, ErrorKind};
+    use std::net::{TcpListener, TcpStream};
 
-    use super::{Endpoint, ListenerSettings, listen};
+    use socket2::Socket;
+
+    use super::{Endpoint, Inherited, Keeper, Listener, ListenerSettings};
     use crate::proto::server::Opening;
     use crate::tls::config::Returning;
 
@@ -179,9 +252,24 @@ mod tests {
         Endpoint { address: address.parse().unwrap(), opening: Opening::Clear, returning: Returning::SendEarlyData }
     }
 
+    fn listen(address: &str, shards: usize) -> io::Result<Vec<Vec<Listener>>> {
+        super::listen(endpoint(address), shards, SETTINGS, &mut Inherited::default())
+    }
+
+    /// So many sockets on one port, as another server has left them, and the address.
+    fn inherited(sockets: usize) -> (Inherited, String) {
+        let before = listen("127.0.0.1:0", sockets).unwrap();
+        let address = before[0][0].endpoint.address.to_string();
+        let mut inherited = Inherited::default();
+        for listener in before.into_iter().flatten() {
+            inherited.add(listener.socket, Keeper::Manager).unwrap();
+        }
+        (inherited, address)
+    }
+
     #[test]
     fn all_shards_share_one_free_port() {
-        let listeners = listen(endpoint("127.0.0.1:0"), 3, SETTINGS).unwrap();
+        let listeners: Vec<Listener> = listen("127.0.0.1:0", 3).unwrap().into_iter().flatten().collect();
         let ports: Vec<u16> = listeners.iter().map(|listener| listener.endpoint.address.port()).collect();
         assert_eq!(ports.len(), 3);
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]));
@@ -192,9 +280,45 @@ mod tests {
     fn a_port_in_use_is_refused_even_if_its_owner_would_share() {
         let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = foreign.local_addr().unwrap().to_string();
-        assert_eq!(listen(endpoint(&taken), 1, SETTINGS).unwrap_err().kind(), ErrorKind::AddrInUse);
-        let ours = listen(endpoint("127.0.0.1:0"), 1, SETTINGS).unwrap();
-        let taken = ours[0].endpoint.address.to_string();
-        assert_eq!(listen(endpoint(&taken), 1, SETTINGS).unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(listen(&taken, 1).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let ours = listen("127.0.0.1:0", 1).unwrap();
+        let taken = ours[0][0].endpoint.address.to_string();
+        assert_eq!(listen(&taken, 1).unwrap_err().kind(), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn every_inherited_socket_is_served_and_every_shard_has_one_whatever_their_numbers() {
+        for (sockets, shards) in [(1, 1), (1, 3), (2, 3), (3, 2), (4, 2), (5, 1)] {
+            let (mut inherited, address) = inherited(sockets);
+            let taken = super::listen(endpoint(&address), shards, SETTINGS, &mut inherited).unwrap();
+            assert_eq!(taken.len(), shards);
+            assert!(taken.iter().all(|listeners| !listeners.is_empty()), "{sockets} sockets, {shards} shards");
+            assert_eq!(taken.iter().flatten().count(), sockets.max(shards));
+            assert!(taken.iter().flatten().all(|listener| listener.keeper == Keeper::Manager));
+            assert_eq!(inherited.left(Keeper::Manager).count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_waits_at_an_inherited_socket_is_accepted_by_whoever_has_it_now() {
+        let (mut inherited, address) = inherited(1);
+        let client = TcpStream::connect(&address).unwrap();
+        let taken = super::listen(endpoint(&address), 1, SETTINGS, &mut inherited).unwrap();
+        let (_, accepted) = taken[0][0].socket.accept().unwrap();
+        assert_eq!(accepted.as_socket(), Some(client.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn an_inherited_socket_of_another_address_is_left() {
+        let (mut inherited, address) = inherited(1);
+        super::listen(endpoint("127.0.0.1:0"), 1, SETTINGS, &mut inherited).unwrap();
+        assert_eq!(inherited.left(Keeper::Manager).map(|left| left.to_string()).collect::<Vec<_>>(), [address]);
+    }
+
+    #[test]
+    fn a_socket_that_does_not_listen_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(Inherited::default().add(Socket::from(stream), Keeper::Manager).is_err());
     }
 }

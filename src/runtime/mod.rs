@@ -12,6 +12,7 @@
 //! | `onetrip-log` | writes log lines |
 //! | `onetrip-metrics` | answers whoever asks for metrics |
 //! | `onetrip-control` | answers `onetrip queue`, on a socket in the state directory |
+//! | `onetrip-handover` | gives the listening sockets to the server that takes this one's place |
 //! | the first one | waits for signals, notices changed files, ticks once a second |
 
 mod accept;
@@ -24,6 +25,7 @@ mod connection;
 mod connections;
 mod control;
 pub mod delivery;
+mod handover;
 pub mod host;
 mod listeners;
 pub mod log_writer;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::admission::AddressCounts;
-use super::certificates::{CertificateFiles, CertificateLoader, CertificateWarning};
+use super::certificates::{CertificateFiles, CertificateLoader};
 use super::clock::Clock;
 use super::control::{ControlServer, ControlSocket};
 use super::delivery::relay::{RelayMaterial, RelaySettings};
 use super::delivery::{Delivery, DeliverySettings};
-use super::listeners::{ByReturning, Endpoint, Listener, ListenerSettings as SocketSettings, listen};
+use super::handover::{HandoverServer, Legacy};
+use super::listeners::{ByReturning, Endpoint, Inherited, Listener};
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
 use super::once::OnceRegistry;
@@ -40,18 +42,18 @@ use super::state_directory::StateDirectory;
 use super::users_file::{Reload, UsersFile};
 use crate::auth::throttle::ThrottleSettings;
 use crate::check::descriptors;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::limits;
 use crate::observe::event::{
-    CertificateReloadFailed, CertificateReloaded, Draining, Event, Listening, Ready, SpoolOpened, Stopped,
+    CertificateReloadFailed, CertificateReloaded, Draining, Event, HandedOver, Listening, Ready, SpoolOpened, Stopped,
     UsersReloadFailed, UsersReloaded, Warning,
 };
 use crate::observe::label::ListenerKind;
 use crate::observe::metrics::Metrics;
 use crate::proto::extension::{Listing, Offer};
 use crate::proto::qhlo_id::Point;
-use crate::proto::server::{Bounds, ClientInTrace, Opening, SenderCheck, Settings, Timeouts};
+use crate::proto::server::{Bounds, ClientInTrace, SenderCheck, Settings, Timeouts};
 use crate::relay::queue::QueueSettings;
 use crate::relay::route::Routes;
 use crate::relay::{Destination, SyncPolicy};
@@ -60,6 +62,12 @@ use crate::time::Now;
 use crate::tls::cache::SessionCache;
 use crate::tls::config::{Returning, ServerSettings};
 use crate::tls::store::SessionStore;
+
+mod place;
+mod words;
+
+use self::place::{Place, open_listeners, to_hand_over};
+use self::words::{certificate_warning, first_steps, no_executor, no_handover, no_thread, warning};
 
 /// Why the server does not run: what went wrong, what to do about it, and the exit code. Prints on one line.
 #[derive(Debug)]
@@ -90,31 +98,51 @@ impl fmt::Display for ServeError {
     }
 }
 
-/// Serves until a signal says stop.
+/// Serves until a signal says stop, or another server takes over.
 ///
 /// # Errors
 ///
 /// Whatever keeps the server from starting, or a shard that broke.
 pub fn serve(config: Config) -> Result<(), ServeError> {
     take_small_pages();
-    let clock = Clock::start();
-    let directory = StateDirectory::open(&config.state_dir).map_err(|error| ServeError::of(error.exit(), error))?;
     let routes = Arc::new(Routes::new(config.deliver.clone(), &config.route, &config.hostname));
     let destinations = routes.destinations().iter().map(ToString::to_string).collect();
     let metrics = Metrics::with_destinations(env!("CARGO_PKG_VERSION"), shard_count(&config), destinations);
     let metrics = Arc::new(metrics);
     let (log, writer) = LogWriter::start(config.log_format, config.log_level, Arc::clone(&metrics))
         .map_err(|error| no_thread(&error))?;
-    let result = match Service::open(config, clock, &directory, routes, metrics, log) {
-        Ok(service) => service.run(),
-        Err(error) => {
-            withdraw(directory);
-            Err(error)
-        }
-    };
+    let result = Start { config, clock: Clock::start(), log, metrics, routes }.serve();
     // Whatever was logged must be on the terminal before the reason for the end is.
     let _ = writer.stop();
     result
+}
+
+/// What is there before anything is opened.
+struct Start {
+    config: Config,
+    clock: Clock,
+    log: Log,
+    metrics: Arc<Metrics>,
+    routes: Arc<Routes>,
+}
+
+impl Start {
+    fn serve(self) -> Result<(), ServeError> {
+        let Place { directory, inherited } = Place::take(&self)?;
+        match Service::open(self, &directory, inherited) {
+            Ok(service) => service.run(directory),
+            Err(error) => {
+                withdraw(directory);
+                Err(error)
+            }
+        }
+    }
+
+    fn report(&self, event: impl Into<Event>) {
+        let event = event.into();
+        self.metrics.observe(&event);
+        self.log.event(self.clock.now(), event);
+    }
 }
 
 /// Leaves nothing behind of a first start that has failed.
@@ -146,13 +174,24 @@ struct Service {
     /// The way to the queues of all shards.
     queue: QueueHandle,
     control: Option<ControlServer>,
+    handover: Option<HandoverServer>,
     shards: Vec<RunningShard>,
-    signals: flume::Receiver<i32>,
+    calls: flume::Receiver<Call>,
 }
 
 struct RunningShard {
     orders: flume::Sender<Order>,
+    has_let_go: Arc<AtomicBool>,
     thread: ShardThread,
+}
+
+/// What the first thread is told while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Reload,
+    Stop,
+    /// Another server has so many listening sockets of this one.
+    HandedOver(u64),
 }
 
 /// The users file, looked at by the first thread once a second and by hashing threads before each hash.
@@ -183,17 +222,12 @@ struct Opened {
 }
 
 impl Service {
-    fn open(
-        config: Config,
-        clock: Clock,
-        directory: &StateDirectory,
-        routes: Arc<Routes>,
-        metrics: Arc<Metrics>,
-        log: Log,
-    ) -> Result<Self, ServeError> {
+    fn open(start: Start, directory: &StateDirectory, inherited: Inherited) -> Result<Self, ServeError> {
+        let Start { config, clock, log, metrics, routes } = start;
         let now = clock.now();
         let mut warnings = Vec::new();
-        let signals = listen_to_signals()?;
+        let (caller, calls) = flume::unbounded();
+        listen_to_signals(caller.clone())?;
         try_executor().map_err(|error| no_executor(&error))?;
         let connections_max = make_room_for_descriptors(&config, &mut warnings);
         let certificates = open_certificates(&config, directory.path(), now, &mut warnings)?;
@@ -223,7 +257,8 @@ impl Service {
             warning("--relay-auth", problem.to_owned(), "take the right to read it from others with chmod o-rwx")
         });
         warnings.extend(exposed);
-        let (listening, listeners) = open_listeners(&config)?;
+        let (listening, listeners) = open_listeners(&config, inherited)?;
+        let legacy = to_hand_over(&listeners, &config)?;
         let spool = open_spool(&config, directory.path(), clock, &once)?;
         if config.sync == SyncPolicy::None {
             warnings.push(warning(
@@ -252,13 +287,15 @@ impl Service {
             routes,
             queue: QueueHandle::new(Vec::new()),
             control: None,
+            handover: None,
             shards: Vec::new(),
-            signals,
+            calls,
         };
         spool.events.iter().for_each(|event| service.report(event.clone()));
         let control = ControlSocket::bind(directory.path()).map_err(|error| ServeError::of(error.exit(), error))?;
         service.start_shards(listeners, spool.logs, connections_max, &password_settings)?;
         service.answer_on(control)?;
+        service.offer(directory, legacy, caller)?;
         service.announce(&Opened { listening, warnings }, loaded);
         Ok(service)
     }
@@ -276,6 +313,7 @@ impl Service {
         for (index, (listeners, log)) in listeners.into_iter().zip(logs).enumerate() {
             let number = u16::try_from(index).unwrap_or(u16::MAX);
             let (orders, received) = flume::unbounded();
+            let has_let_go = Arc::new(AtomicBool::new(false));
             let (way, requests) = flume::unbounded();
             ways.push(way);
             let parts = ShardParts {
@@ -305,9 +343,10 @@ impl Service {
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),
                 orders: received,
+                has_let_go: Arc::clone(&has_let_go),
             };
             let thread = shard::start(parts).map_err(|error| no_executor(&io::Error::other(error)))?;
-            self.shards.push(RunningShard { orders, thread });
+            self.shards.push(RunningShard { orders, has_let_go, thread });
         }
         self.queue = QueueHandle::new(ways);
         Ok(())
@@ -318,6 +357,23 @@ impl Service {
         let queue = RunningQueue::new(self.queue.clone(), &self.routes, self.clock);
         let control = socket.serve(Box::new(move || Box::new(queue.clone())));
         self.control = Some(control.map_err(|error| no_thread(&error))?);
+        Ok(())
+    }
+
+    /// From now on another server may take this one's place.
+    fn offer(
+        &mut self,
+        directory: &StateDirectory,
+        legacy: Legacy,
+        caller: flume::Sender<Call>,
+    ) -> Result<(), ServeError> {
+        let sockets = legacy.sockets.len() as u64;
+        let gone = move || {
+            // If nobody listens, the server is stopping anyway.
+            let _ = caller.send(Call::HandedOver(sockets));
+        };
+        let server = HandoverServer::start(directory.path(), legacy, gone);
+        self.handover = Some(server.map_err(|error| no_handover(&error))?);
         Ok(())
     }
 
@@ -345,15 +401,19 @@ impl Service {
 
     // ── While it runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn run(mut self) -> Result<(), ServeError> {
+    fn run(mut self, directory: StateDirectory) -> Result<(), ServeError> {
         loop {
-            match self.signals.recv_timeout(TICK) {
-                Ok(SIGHUP) => self.reload(),
-                Ok(_) => return self.stop(),
+            match self.calls.recv_timeout(TICK) {
+                Ok(Call::Reload) => self.reload(),
+                Ok(Call::Stop) => return self.stop(directory, Order::Drain),
+                Ok(Call::HandedOver(sockets)) => {
+                    self.report(HandedOver { sockets });
+                    return self.stop(directory, Order::HandOver);
+                }
                 Err(_) => self.tick(),
             }
             if self.shards.iter().any(|shard| shard.thread.is_finished()) {
-                return self.stop().and(Err(ServeError::new(
+                return self.stop(directory, Order::Drain).and(Err(ServeError::new(
                     Exit::Software,
                     "a shard has ended by itself",
                     "this is a defect of onetrip; start it again, and report what the log says",
@@ -420,22 +480,34 @@ impl Service {
 
     // ── The end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Drains all shards; a second signal ends them at once.
-    fn stop(self) -> Result<(), ServeError> {
+    /// Drains all shards; a second signal ends them at once. As soon as none of them needs the state directory any more,
+    /// another server may have it, while here the last clients take note of what they were told.
+    fn stop(mut self, directory: StateDirectory, how: Order) -> Result<(), ServeError> {
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         self.health.drain();
         self.report(Draining { connections: self.connections_open(), timeout: self.config.drain_timeout });
-        self.order(Order::Drain);
-        while !self.shards.iter().all(|shard| shard.thread.is_finished()) {
-            if matches!(self.signals.recv_timeout(STOP_LOOK), Ok(SIGTERM | SIGINT)) {
-                self.order(Order::Stop);
-            }
+        drop(self.handover.take());
+        self.order(how);
+        self.wait_for_all(|shard| shard.has_let_go.load(Ordering::Acquire));
+        drop(self.control.take());
+        if let Some(server) = self.metrics_server.take() {
+            server.stop();
         }
+        drop(directory);
+        self.wait_for_all(|_| false);
         self.finish()
     }
 
+    /// Waits until each shard has ended, or gone so far.
+    fn wait_for_all(&self, is_so_far: impl Fn(&RunningShard) -> bool) {
+        while !self.shards.iter().all(|shard| shard.thread.is_finished() || is_so_far(shard)) {
+            if self.calls.recv_timeout(STOP_LOOK) == Ok(Call::Stop) {
+                self.order(Order::Stop);
+            }
+        }
+    }
+
     fn finish(mut self) -> Result<(), ServeError> {
-        drop(self.control.take());
         let mut cut = 0;
         let mut broken = None;
         for shard in std::mem::take(&mut self.shards) {
@@ -448,9 +520,6 @@ impl Service {
             }
         }
         self.report(Stopped { connections_cut: cut, uptime: self.clock.now().monotonic });
-        if let Some(server) = self.metrics_server.take() {
-            server.stop();
-        }
         broken.map_or(Ok(()), Err)
     }
 
@@ -663,28 +732,6 @@ fn open_sessions(config: &Config) -> Result<ByReturning<Arc<SessionCache>>, Serv
         .map_err(|error| ServeError::new(Exit::System, error, "ask for fewer with --tls-sessions"))
 }
 
-/// All listeners, by shard.
-fn open_listeners(config: &Config) -> Result<(Vec<Endpoint>, Vec<Vec<Listener>>), ServeError> {
-    let settings = SocketSettings { backlog: config.backlog, fast_open: config.fast_open };
-    let endpoints_of = |listeners: &[Listen], opening| {
-        let endpoint =
-            |listen: &Listen| Endpoint { address: listen.address, opening, returning: config.returning(listen) };
-        listeners.iter().map(endpoint).collect::<Vec<_>>()
-    };
-    let clear = endpoints_of(&config.listen, Opening::Clear);
-    let tls = endpoints_of(&config.listen_tls, Opening::ImplicitTls);
-    let mut by_shard: Vec<Vec<Listener>> = (0..config.shards).map(|_| Vec::new()).collect();
-    let mut endpoints = Vec::new();
-    for endpoint in clear.into_iter().chain(tls) {
-        let listeners = listen(endpoint, config.shards, settings).map_err(|error| cannot_listen(endpoint, &error))?;
-        endpoints.extend(listeners.first().map(|listener| listener.endpoint));
-        for (shard, listener) in by_shard.iter_mut().zip(listeners) {
-            shard.push(listener);
-        }
-    }
-    Ok((endpoints, by_shard))
-}
-
 /// Raises the limit on descriptors as far as the system lets it, and makes the bound on connections fit: a server that
 /// runs out of descriptors cannot even refuse.
 fn make_room_for_descriptors(config: &Config, warnings: &mut Vec<Warning>) -> u32 {
@@ -704,83 +751,20 @@ fn make_room_for_descriptors(config: &Config, warnings: &mut Vec<Warning>) -> u3
     fitting.min(config.connections_max)
 }
 
-fn listen_to_signals() -> Result<flume::Receiver<i32>, ServeError> {
+fn listen_to_signals(caller: flume::Sender<Call>) -> Result<(), ServeError> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| no_thread(&error))?;
-    let (sender, receiver) = flume::unbounded();
     std::thread::Builder::new()
         .name("onetrip-signal".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
-                if sender.send(signal).is_err() {
+                let call = if signal == SIGHUP { Call::Reload } else { Call::Stop };
+                if caller.send(call).is_err() {
                     return;
                 }
             }
         })
         .map_err(|error| no_thread(&error))?;
-    Ok(receiver)
-}
-
-// ── Words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-fn warning(subject: &'static str, consequence: String, remedy: &'static str) -> Warning {
-    Warning { subject: subject.into(), consequence: consequence.into(), remedy: remedy.into() }
-}
-
-fn certificate_warning(found: &CertificateWarning) -> Warning {
-    warning("certificate", found.to_string(), "see the message")
-}
-
-/// What somebody who has just started a server for the first time wants to know.
-fn first_steps(config: &Config, listening: &[Endpoint]) -> Warning {
-    let port = listening.first().map_or(0, |endpoint| endpoint.address.port());
-    Warning {
-        subject: "no users".into(),
-        consequence: "nobody can submit mail yet".into(),
-        remedy: format!(
-            "add one: onetrip user add ann --state-dir {} (the password is asked for); then send a first message: \
-             swaks --server 127.0.0.1:{port} --tls --auth-user ann --from ann@example.org --to bob@example.org",
-            config.state_dir.display()
-        )
-        .into(),
-    }
-}
-
-fn no_thread(error: &io::Error) -> ServeError {
-    ServeError::new(
-        Exit::System,
-        format!("the system gives no thread: {error}"),
-        "raise the limit on processes (ulimit -u)",
-    )
-}
-
-fn no_executor(error: &io::Error) -> ServeError {
-    ServeError::new(
-        Exit::Unavailable,
-        format!("io_uring cannot be used: {error}"),
-        "onetrip needs Linux 5.8 or newer, io_uring allowed (sysctl kernel.io_uring_disabled=0, and no seccomp filter \
-         against it), and 512 KiB of lockable memory (ulimit -l)",
-    )
-}
-
-fn cannot_listen(endpoint: Endpoint, error: &io::Error) -> ServeError {
-    let flag = match endpoint.opening {
-        Opening::Clear => "--listen",
-        Opening::ImplicitTls => "--listen-tls",
-    };
-    let (exit, remedy) = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            (Exit::Unavailable, format!("stop what uses the port, or name another one with {flag}"))
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            (Exit::Unavailable, format!("this host does not have the address; name one that it has with {flag}"))
-        }
-        io::ErrorKind::PermissionDenied => (
-            Exit::NoPermission,
-            format!("ports below 1024 need CAP_NET_BIND_SERVICE; give it, or name another port with {flag}"),
-        ),
-        _ => (Exit::System, format!("name another address with {flag}")),
-    };
-    ServeError::new(exit, format!("cannot listen on {}: {error}", endpoint.address), remedy)
+    Ok(())
 }
 
 /// How often files are looked at.
@@ -790,4 +774,4 @@ const TICK: Duration = Duration::from_secs(1);
 const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 
 /// How often a stop looks whether it is done.
-const STOP_LOOK: Duration = Duration::from_millis(20);
+const STOP_LOOK: Duration = Duration::from_millis(1);

@@ -6,6 +6,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,6 +61,8 @@ pub(super) struct ShardParts {
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
     pub(super) orders: flume::Receiver<Order>,
+    /// Becomes true when this shard needs nothing of the state directory any more.
+    pub(super) has_let_go: Arc<AtomicBool>,
 }
 
 /// The settings of conversations, by listener: only what they announce differs.
@@ -70,6 +73,8 @@ pub(super) type ListenerSettings = ByReturning<Arc<Settings>>;
 pub(super) enum Order {
     /// Accept no more, finish what is in transaction, then end.
     Drain,
+    /// The same, but connections that wait to be accepted are another server's.
+    HandOver,
     /// End at once.
     Stop,
 }
@@ -194,26 +199,35 @@ async fn run(parts: ShardParts) -> usize {
     let order = orders.recv_async().await.unwrap_or(Order::Stop);
     shard.draining.set(true);
     for door in doors {
-        door.close();
+        door.close(order);
     }
     shard.connections.drain();
-    if order == Order::Drain {
+    let is_patient = order != Order::Stop && shard.wait_until_settled(&orders).await;
+    let cut = shard.connections.unsettled();
+    shard.connections.cut_unsettled();
+    shard.wait_for_the_cut(Connections::unsettled).await;
+    shard.let_go().await;
+    parts.has_let_go.store(true, Ordering::Release);
+    if is_patient {
         shard.wait_until_empty(&orders).await;
     }
-    let cut = shard.connections.len();
     shard.connections.cut();
-    shard.wait_for_the_cut().await;
-    // What was handed over is written down, whoever still waits for the answer.
-    shard.delivery.stop();
-    shard.queue.stop().await;
-    if let Some(through) = &shard.through {
-        through.close().await;
-    }
-    shard.spool.stop().await;
+    shard.wait_for_the_cut(Connections::len).await;
     cut
 }
 
 impl Shard {
+    /// Ends everything that is written to the state directory. Nothing can be stored any more.
+    async fn let_go(&self) {
+        // What was handed over is written down, whoever still waits for the answer.
+        self.delivery.stop();
+        self.queue.stop().await;
+        if let Some(through) = &self.through {
+            through.close().await;
+        }
+        self.spool.stop().await;
+    }
+
     /// The settings for a new connection.
     pub(super) fn settings(&self, returning: Returning) -> Arc<Settings> {
         let current = self.settings.load();
@@ -262,22 +276,38 @@ impl Shard {
         }
     }
 
-    async fn wait_until_empty(&self, orders: &flume::Receiver<Order>) {
+    /// Waits until nobody can have anything to store any more; false if there is to be no patience with the others either.
+    async fn wait_until_settled(&self, orders: &flume::Receiver<Order>) -> bool {
         let end = self.clock.now().monotonic + self.drain_timeout;
+        while self.connections.unsettled() > 0 {
+            if self.clock.now().monotonic >= end {
+                return true;
+            }
+            if let Ok(Order::Stop) = orders.try_recv() {
+                return false;
+            }
+            sleep(DRAIN_LOOK).await;
+            // Whoever fell idle since the last look.
+            self.connections.drain();
+        }
+        true
+    }
+
+    /// Lets handshakes end, and clients notice what they were told.
+    async fn wait_until_empty(&self, orders: &flume::Receiver<Order>) {
+        let end = self.clock.now().monotonic + limits::FAREWELL.min(self.drain_timeout);
         while self.connections.len() > 0 && self.clock.now().monotonic < end {
             if let Ok(Order::Stop) = orders.try_recv() {
                 return;
             }
-            // Whoever fell idle since the last look.
-            self.connections.drain();
             sleep(DRAIN_LOOK).await;
         }
     }
 
     /// Tasks whose sockets were shut down end by themselves; what is left after this waits for a disk.
-    async fn wait_for_the_cut(&self) {
+    async fn wait_for_the_cut(&self, left: impl Fn(&Connections) -> usize) {
         for _ in 0..CUT_LOOKS_MAX {
-            if self.connections.len() == 0 {
+            if left(&self.connections) == 0 {
                 return;
             }
             sleep(DRAIN_LOOK).await;
@@ -334,10 +364,10 @@ pub(super) fn try_executor() -> io::Result<()> {
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a draining shard looks whether it is empty.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
 /// Two seconds for tasks to notice that their sockets are gone.
-const CUT_LOOKS_MAX: u32 = 100;
+const CUT_LOOKS_MAX: u32 = 400;
 
 /// Sockets need no registered memory; the default of 10 MiB would be wasted.
 const IO_MEMORY_BYTES: usize = 64 << 10;

@@ -9,6 +9,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::atomic_file::{PRIVATE_FILE_MODE, WriteFault, create_directory};
 use crate::exit::Exit;
@@ -61,6 +63,20 @@ impl StateDirectory {
         Ok(Self { path: path.to_owned(), lock, is_new })
     }
 
+    /// The same, and waits for a server that is about to end.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; another server still uses it after `patience`.
+    pub fn open_when_free(path: &Path, patience: Duration) -> Result<Self, StateDirectoryError> {
+        let end = Instant::now() + patience;
+        loop {
+            match Self::open(path) {
+                Err(StateDirectoryError::InUse { .. }) if Instant::now() < end => thread::sleep(LOCK_LOOK),
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -93,6 +109,9 @@ impl Drop for StateDirectory {
         let _ = self.lock.set_len(0);
     }
 }
+
+/// How often it is looked whether another server has ended: clients wait meanwhile.
+const LOCK_LOOK: Duration = Duration::from_millis(1);
 
 fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
@@ -159,6 +178,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::process;
+    use std::time::Duration;
 
     use super::{StateDirectory, StateDirectoryError};
 
@@ -180,6 +200,24 @@ mod tests {
         assert!(error.to_string().starts_with(&start), "{error}");
         drop(first);
         StateDirectory::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_waits_has_the_directory_as_soon_as_the_other_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = StateDirectory::open(directory.path()).unwrap();
+        let path = directory.path().to_owned();
+        let second = std::thread::spawn(move || StateDirectory::open_when_free(&path, Duration::from_secs(60)).is_ok());
+        drop(first);
+        assert!(second.join().unwrap());
+    }
+
+    #[test]
+    fn patience_with_a_server_that_does_not_end_has_an_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = StateDirectory::open(directory.path()).unwrap();
+        let error = StateDirectory::open_when_free(directory.path(), Duration::from_millis(5)).unwrap_err();
+        assert!(matches!(error, StateDirectoryError::InUse { .. }));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod once;
 mod queue;
 mod queue_command;
 mod reloading;
+mod restarting;
 mod spool;
 mod starting;
 mod stopping;

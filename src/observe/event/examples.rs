@@ -6,10 +6,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{
     AcceptPaused, AuthFailed, AuthPutOff, CertificateReloadFailed, CertificateReloaded, Concerned, ConnectionEnded,
-    ConnectionId, ConnectionRefused, DeliveryFault, DestinationDown, DestinationUp, Draining, Event, Listening,
-    LogLinesDropped, MessageDeferred, MessageDelivered, MessageExpired, MessageFailed, MessageRefused, MessageRepeated,
-    MessageStored, OnceTokensForgotten, Outcome, Ready, ReportQueued, SessionPanicked, SpoolDamaged, SpoolFault,
-    SpoolFull, SpoolOpened, Stopped, TlsFacts, UsersReloadFailed, UsersReloaded, Warning,
+    ConnectionId, ConnectionRefused, DeliveryFault, DestinationDown, DestinationUp, Draining, Event, HandedOver,
+    Listening, LogLinesDropped, MessageDeferred, MessageDelivered, MessageExpired, MessageFailed, MessageRefused,
+    MessageRepeated, MessageStored, OnceTokensForgotten, Outcome, Ready, ReportQueued, SessionPanicked, SpoolDamaged,
+    SpoolFault, SpoolFull, SpoolOpened, Stopped, TakingOver, TlsFacts, TookOver, UsersReloadFailed, UsersReloaded,
+    Warning,
 };
 use crate::observe::label::{BodyKind, Bound, EarlyData, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
 
@@ -135,6 +136,9 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         UsersReloadFailed { reason: "line 3".into() }.into(),
         LogLinesDropped { lines: 7 }.into(),
         OnceTokensForgotten { tokens: 3 }.into(),
+        TakingOver { sockets: 4, patience: Duration::from_secs(50) }.into(),
+        TookOver { waited: Duration::from_millis(12) }.into(),
+        HandedOver { sockets: 4 }.into(),
         Draining { connections: 4, timeout: Duration::from_secs(30) }.into(),
         Stopped { connections_cut: 0, uptime: Duration::from_secs(60) }.into(),
     ]

@@ -227,6 +227,73 @@ impl Describe for Draining {
     }
 }
 
+/// Another server has the listening sockets: this one accepts nobody any more, and stops.
+///
+/// Nothing need be done; `draining` and `stopped` follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// Sockets that were handed over.
+    pub sockets: u64,
+}
+
+impl Describe for HandedOver {
+    const NAME: &'static str = "handed_over";
+
+    fn severity(&self) -> Severity {
+        Severity::Info
+    }
+
+    fn describe(&self, fields: &mut dyn Fields) {
+        fields.number("sockets", self.sockets);
+    }
+}
+
+/// This server takes the place of one that runs, and waits until that one has let go of the state directory. New connections
+/// wait too.
+///
+/// Nothing need be done; `took_over` follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakingOver {
+    /// Sockets that were taken over; 0 if the other server had none to give, because it was stopping already.
+    pub sockets: u64,
+    /// How long it waits at most.
+    pub patience: Duration,
+}
+
+impl Describe for TakingOver {
+    const NAME: &'static str = "taking_over";
+
+    fn severity(&self) -> Severity {
+        Severity::Info
+    }
+
+    fn describe(&self, fields: &mut dyn Fields) {
+        fields.number("sockets", self.sockets);
+        microseconds(fields, "patience_us", self.patience);
+    }
+}
+
+/// The state directory is this server's now.
+///
+/// If the wait was long, a transaction went on for so long: lower `--drain-timeout`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TookOver {
+    /// How long it waited for the other server.
+    pub waited: Duration,
+}
+
+impl Describe for TookOver {
+    const NAME: &'static str = "took_over";
+
+    fn severity(&self) -> Severity {
+        Severity::Info
+    }
+
+    fn describe(&self, fields: &mut dyn Fields) {
+        microseconds(fields, "waited_us", self.waited);
+    }
+}
+
 /// The service has stopped: its last line.
 ///
 /// If `connections_cut` is often above zero, raise `--drain-timeout`; those clients send again.

@@ -647,12 +647,15 @@ impl Client {
             return;
         }
         self.link.transactions.clear();
+        let all_settled = !self.jobs.is_empty() && self.jobs.iter().all(Job::is_settled);
         if let Some(failure) = &failure {
             self.remark(&failure.to_string());
             let verdict = Verdict::Unsent(failure.clone());
             self.jobs.iter_mut().for_each(|job| job.settle_rest(&verdict));
         }
         let whole = failure.as_ref().is_none_or(Failure::leaves_dialog_whole);
+        // A server that stops may say so right behind its answer to the last message. That harms no message any more.
+        let failure = failure.filter(|failure| !(all_settled && matches!(failure, Failure::TryLater(_))));
         self.report(failure);
         if whole && self.link.expected.is_empty() {
             self.say("QUIT");

@@ -1368,6 +1368,29 @@ fn a_connection_that_stays_takes_more_messages() {
     assert_eq!(output, b"QUIT\r\n");
 }
 
+#[test]
+fn a_server_that_stops_right_behind_its_answer_to_the_last_message_has_taken_it() {
+    let dialog = "
+        S: 220 s
+        C: EHLO c
+        S: 250-s
+        S: 250-PIPELINING
+        S: 250 CHUNKING
+        C: MAIL FROM:<a@x>
+        C: RCPT TO:<b@y>
+        C: BDAT 5 LAST
+        C: .hi
+        S: 250 ok
+        S: 250 ok
+        S: 250 taken
+        S: 421 4.3.2 bye
+        C: <done>
+        C: <close>";
+    let client = Client::new(Now::simulated_ms(0), plain_config(), ServerMemory::default(), vec![message_to(&["b@y"])]);
+    let run = Run::play(dialog, client, 0, Cut::Whole);
+    assert!(accepted(&run.outcome.unwrap()));
+}
+
 // ── Servers that abuse ──────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]

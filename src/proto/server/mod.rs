@@ -322,10 +322,11 @@ impl Server {
         self.end_with(reply::TIMED_OUT, Outcome::TimedOut, out);
     }
 
-    /// The server is being stopped: ends the connection now, or when the open transaction is done.
+    /// The server is being stopped: ends the connection now, or when the open transaction is done. In the middle of a TLS
+    /// handshake nothing can be said: it may be finished, and the first command inside is answered by the end.
     pub fn handle_drain(&mut self, out: &mut Vec<u8>) {
         self.stopping = Stopping::Soon;
-        if !self.state.is_in_transaction() && !matches!(self.state, State::Verifying(_)) {
+        if !self.state.is_in_transaction() && !matches!(self.state, State::Verifying(_) | State::Securing(_)) {
             self.end_with(reply::SHUTTING_DOWN, Outcome::Drained, out);
         }
     }

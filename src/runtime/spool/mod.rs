@@ -298,9 +298,9 @@ impl Inner {
         let count = bytes.len() as u64;
         self.close_writers_before(place.segment).await;
         let file = self.writers.borrow().get(&place.segment).cloned();
-        let written = match file {
-            Some(file) => write_whole(&file, bytes, place.offset.into()).await,
-            None => Err(io::Error::other("it is not open")),
+        let written = match file.map_or_else(|| self.open_begun(place.segment), Ok) {
+            Ok(file) => write_whole(&file, bytes, place.offset.into()).await,
+            Err(error) => Err(error),
         };
         let Err(error) = written else {
             self.metrics.spool_batches.increment();
@@ -316,6 +316,16 @@ impl Inner {
         }
         self.report(SpoolFault { reason: fault.to_string().into() });
         Err(Refusal::Fault)
+    }
+
+    /// Opens a segment that was begun before the start, when the log of a shard that is no more was moved here. That happens
+    /// once at most, so it may be waited for.
+    fn open_begun(&self, segment: u32) -> io::Result<Rc<BufferedFile>> {
+        let file = self.files.open_for_writing(segment).map_err(io::Error::other)?;
+        // SAFETY: the descriptor is open, and from here on nobody else's.
+        let file = Rc::new(unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) });
+        self.writers.borrow_mut().insert(segment, Rc::clone(&file));
+        Ok(file)
     }
 
     async fn close_writers_before(&self, segment: u32) {

@@ -205,6 +205,15 @@ fn another_number_of_shards_loses_nothing() {
 }
 
 #[test]
+fn a_log_that_another_was_moved_into_takes_the_next_message_at_once() {
+    let place = Place::new();
+    commit(&place, 2, 0, 0..1, 1_000);
+    commit(&place, 2, 1, 1..2, 1_000);
+    commit(&place, 1, 0, 2..3, 1_000);
+    assert_eq!(queued(&place.open(1)).len(), 3);
+}
+
+#[test]
 fn a_move_between_logs_that_was_interrupted_leaves_no_message_twice() {
     let place = Place::new();
     commit(&place, 2, 1, 0..20, 1_000);
