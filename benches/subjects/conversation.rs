@@ -32,10 +32,15 @@ const FLIGHTS_MAX: usize = 20;
 
 /// A session of plain ESMTP on the server's side: greeting, EHLO, STARTTLS, EHLO, AUTH, MAIL, RCPT, DATA, QUIT.
 pub fn server_esmtp() -> Work {
+    serve_again(heard_in_esmtp())
+}
+
+/// What the server hears in a session of plain ESMTP.
+pub fn heard_in_esmtp() -> Vec<Heard> {
     let said = |text: &[u8]| Heard::Bytes(text.to_vec());
     let mut stuffed = String::from_utf8(letter()).expect("ASCII").replace("\r\n.", "\r\n..").into_bytes();
     stuffed.extend_from_slice(b".\r\n");
-    serve_again(vec![
+    vec![
         said(b"EHLO client.example.org\r\n"),
         said(b"STARTTLS\r\n"),
         Heard::Secured,
@@ -46,7 +51,7 @@ pub fn server_esmtp() -> Work {
         said(b"DATA\r\n"),
         Heard::Bytes(stuffed),
         said(b"QUIT\r\n"),
-    ])
+    ]
 }
 
 /// The same message with all of QUICKSTART.
