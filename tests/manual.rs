@@ -223,6 +223,24 @@ fn the_table_that_readme_opens_with_is_what_was_measured() {
 }
 
 #[test]
+fn what_other_servers_cost_is_what_was_measured() {
+    let measured = read("benches/results/2026-11-23-others.txt");
+    for (page, rows_min) in [("README.md", 6), ("src/manual/comparison.md", 10)] {
+        let text = read(page);
+        let begins = |line: &&str| {
+            ["postfix", "exim", "opensmtpd", "onetrip"]
+                .iter()
+                .any(|name| line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(name)))
+        };
+        let rows: Vec<&str> = text.lines().filter(begins).collect();
+        assert!(rows.len() >= rows_min, "{page}");
+        for row in rows {
+            assert!(measured.lines().any(|line| line.starts_with(row.trim_end_matches('|'))), "{page}: {row}");
+        }
+    }
+}
+
+#[test]
 fn packets_are_counted_by_version() {
     let dialog =
         "C: TCP SYN\nS: SYN/ACK\nC: ACK\n1.2| C: TLS\n1.2| S: TLS\nC: QHLO a\n   MAIL FROM:<a@b>\n   | text\nS: 250\n";

@@ -8,7 +8,7 @@
 //! | watch it | [`events`], [`metrics`] |
 //! | know what becomes of acknowledged mail | [`queue`] |
 //! | see and steer the queue | [`queue_command`] |
-//! | measure it, or another server | [`measuring`] |
+//! | measure it, or another server | [`measuring`], [`comparison`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
 //! | know the code | [`life_of_a_connection`], [`spool`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | know what the RFCs ask, and what answers it | [`coverage`] |
@@ -45,6 +45,9 @@ pub mod queue_command {}
 
 #[doc = include_str!("measuring.md")]
 pub mod measuring {}
+
+#[doc = include_str!("comparison.md")]
+pub mod comparison {}
 
 #[doc = include_str!("quickstart.md")]
 pub mod quickstart {}
