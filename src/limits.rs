@@ -153,6 +153,10 @@ pub const KEPT_BUFFER_BYTES_MAX: usize = 4_096;
 
 // ── Turns ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/// Full receives of [`RECEIVE_BYTES`], and full sends of [`REPLIES_BYTES_MAX`], after which more is done for the same clients
+/// in one round of a shard: at 100 µs each, under half a millisecond.
+pub const PIECES_PER_ROUND: u64 = 4;
+
 /// Connections that a listener accepts before those inside have their turn: at 10 µs each, as long as one handshake.
 pub const ACCEPTED_PER_ROUND: u64 = 16;
 

@@ -30,7 +30,7 @@ use super::connections::{Activity, Interrupt, Registration};
 use super::delivery::Delivered;
 use super::once::Turn;
 use super::report::{self, Identity, Traffic};
-use super::rounds::{Lane, Place, next_round};
+use super::rounds::{Lane, Place};
 use super::shard::Shard;
 use super::socket::descriptor;
 use super::spool::{Incoming, Stored};
@@ -125,7 +125,7 @@ impl Conversation {
                     self.forget_pieces();
                     self.send().await?;
                     if self.has_filled_receive {
-                        next_round().await;
+                        self.shard.pieces.enter(self.shard.clock).await;
                     }
                     self.receive().await?;
                 }
@@ -307,7 +307,7 @@ impl Conversation {
     /// Sends what has gathered, lets others have their turn, and goes on with what is received already.
     async fn send_much(&mut self) -> Result<(), Gone> {
         self.send().await?;
-        next_round().await;
+        self.shard.pieces.enter(self.shard.clock).await;
         self.note_drain();
         self.connection.handle_sent(self.shard.clock.now(), &mut self.output);
         self.note_progress();

@@ -11,12 +11,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use glommio::timer::Timer;
 
+use super::clock::Clock;
 use super::shard::spawn_guarded;
 
 /// Waits until everything that is ready has had its turn, and the kernel was asked for more.
@@ -29,6 +31,8 @@ pub(super) async fn next_round() {
 #[derive(Debug)]
 pub(super) struct Lane {
     per_round: u64,
+    /// So much of it passes without waiting for the next round, as long as nobody waits.
+    at_once: u64,
     line: RefCell<Line>,
 }
 
@@ -51,8 +55,20 @@ struct Line {
 }
 
 impl Lane {
+    /// For work that the kernel has woken somebody for: as much as a round takes passes at once.
     pub(super) fn new(per_round: u64) -> Rc<Self> {
-        Rc::new(Self { per_round, line: RefCell::default() })
+        Rc::new(Self { per_round, at_once: per_round, line: RefCell::default() })
+    }
+
+    /// For work that would go on without the kernel: even a single piece waits for the next round.
+    pub(super) fn between_rounds(per_round: u64) -> Rc<Self> {
+        Rc::new(Self { per_round, at_once: 0, line: RefCell::default() })
+    }
+
+    /// Waits until there is room for one piece of work.
+    pub(super) async fn enter(self: &Rc<Self>, clock: Clock) {
+        let mut place = Place::default();
+        poll_fn(|context| self.poll_enter(clock.now().monotonic, &mut place, context)).await;
     }
 
     /// Waits until there is room for one piece of work. `now` is on the monotonic clock.
@@ -81,7 +97,7 @@ impl Lane {
                 line.since = now;
                 line.done = 0;
             }
-            if line.done < self.per_round {
+            if line.done < self.at_once {
                 line.done += 1;
                 return true;
             }
@@ -168,6 +184,18 @@ mod tests {
         }
         assert!(!lane.let_some_in(), "nobody waits any more");
         assert!(lane.ask(NOW + ROUND_MIN, &mut Place::default(), &waker));
+    }
+
+    #[test]
+    fn work_that_would_go_on_without_the_kernel_waits_for_the_next_round_even_alone() {
+        let lane = Lane::between_rounds(2);
+        let (woken, waker) = waker();
+        let mut places: Vec<Place> = (0..3).map(|_| Place::default()).collect();
+        let mut ask = |number: usize, now| lane.ask(now, &mut places[number], &waker);
+        assert!(!ask(0, NOW) && !ask(1, NOW + ROUND_MIN) && !ask(2, NOW + ROUND_MIN));
+        assert!(lane.let_some_in());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+        assert!(ask(0, NOW) && ask(1, NOW) && !ask(2, NOW));
     }
 
     #[test]

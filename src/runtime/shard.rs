@@ -98,6 +98,8 @@ pub(super) struct Shard {
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
     pub(super) receive_buffer: RefCell<Box<[u8]>>,
+    /// What follows on a full receive, or on a full send.
+    pub(super) pieces: Rc<Lane>,
     /// Receives from clients in the middle of a TLS handshake.
     pub(super) handshakes: Rc<Lane>,
     /// Receives from clients that sent very little the last time.
@@ -179,6 +181,7 @@ async fn run(parts: ShardParts) -> usize {
         once: parts.once,
         metrics: parts.metrics,
         receive_buffer: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
+        pieces: Lane::between_rounds(limits::PIECES_PER_ROUND),
         handshakes: Lane::new(limits::HANDSHAKES_PER_ROUND),
         dribbles: Lane::new(limits::DRIBBLES_PER_ROUND),
         own_settings: RefCell::new((own_copy(&current), current)),

@@ -1,17 +1,20 @@
 //! What can be done with early data that nobody should do.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 
-use onetrip::limits::TLS_EARLY_DATA_BYTES_MAX;
+use data_encoding::BASE64;
+use onetrip::limits::{RECEIVE_BYTES, TLS_EARLY_DATA_BYTES_MAX};
 use onetrip::tls::Versions;
 use onetrip::tls::client::{ClientSettings, Trust, client_config};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::process::client::auth;
-use crate::process::{HOSTNAME, PASSWORD, RECIPIENT, SENDER, Site, USER};
+use crate::process::{HOSTNAME, PASSWORD, RECIPIENT, SENDER, Server, Site, USER, run_with_input};
 use crate::world::{Holdings, Peace, alone, assert_sound, connect, figure, serve, wait_for_open};
 
 /// Clients at once that send a message as early data and never finish the handshake.
@@ -116,6 +119,69 @@ fn more_rejected_early_data_than_is_allowed_ends_the_connection() {
     assert_eq!(server.summary(address)["outcome"], "tls_failed");
     before.assert_grown_by_at_most(&server, "early data without end", 4 << 10);
     drop(first);
+    assert_sound(&server);
+    server.stop(&site);
+}
+
+/// Runs `openssl s_client` against the server with these arguments; it says this, and hears all until the end. `None` if it is
+/// not installed.
+fn openssl(server: &Server, arguments: &[&str], words: &str) -> Option<String> {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-ign_eof", "-connect", &server.tls.to_string()]).args(arguments);
+    if Command::new("openssl").arg("version").output().is_err() {
+        let required = std::env::var_os("ONETRIP_REQUIRE_INTEROP").is_some_and(|value| value == "1");
+        assert!(!required, "openssl is not installed: apt-get install openssl");
+        eprintln!("skipped: openssl is not installed (apt-get install openssl)");
+        return None;
+    }
+    let output = run_with_input(&mut command, words.as_bytes());
+    Some((String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr)).into_owned())
+}
+
+/// OpenSSL sends no more early data than the session's file says that it may: this makes it more (an INTEGER of the same
+/// length, in the field with the tag 15).
+fn allow_more(session: &str) -> String {
+    let (begin, end) = ("-----BEGIN SSL SESSION PARAMETERS-----", "-----END SSL SESSION PARAMETERS-----");
+    let body: String = session.lines().filter(|line| !line.starts_with('-')).collect();
+    let mut bytes = BASE64.decode(body.as_bytes()).unwrap();
+    let allowed = [&[0xaf, 5, 2, 3], &u32::try_from(TLS_EARLY_DATA_BYTES_MAX).unwrap().to_be_bytes()[1..]].concat();
+    let place = bytes.windows(allowed.len()).position(|window| window == allowed).expect("what the server allows");
+    bytes[place + 4..place + 7].copy_from_slice(&[0x7f, 0xff, 0xff]);
+    let text = BASE64.encode(&bytes);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("{begin}\n{}\n{end}\n", lines.join("\n"))
+}
+
+#[test]
+fn more_accepted_early_data_than_is_allowed_ends_the_connection() {
+    let site = Site::new();
+    let server = serve(&site, &["--commands-max", "1000000000"]);
+    assert_sound(&server);
+    let before = Holdings::of(&server);
+    let path = |name: &str| site.path(name).into_os_string().into_string().unwrap();
+    for (times, is_allowed) in [(1, true), (4, false), (64, false)] {
+        let session = path("session");
+        if openssl(&server, &["-sess_out", &session], "QUIT\r\n").is_none() {
+            return;
+        }
+        site.write("more", allow_more(&fs::read_to_string(&session).unwrap()));
+        // Half of what is allowed, or a multiple of it.
+        let noops = "NOOP\r\n".repeat(times * TLS_EARLY_DATA_BYTES_MAX / 12);
+        site.write("early", format!("EHLO early.example\r\n{noops}QUIT\r\n"));
+        let said = openssl(&server, &["-sess_in", &path("more"), "-early_data", &path("early")], "").unwrap();
+        let replies = said.matches("\n250 ").count();
+        assert_eq!(said.contains("\n221 "), is_allowed, "{times}: {said}");
+        assert!(replies <= TLS_EARLY_DATA_BYTES_MAX / 6, "{times}: {replies} replies");
+    }
+    // The one to begin with, and two for each.
+    server.wait_for_events("connection_ended", 7);
+    let ended = server.events("connection_ended");
+    let early: Vec<_> = ended.iter().filter(|event| event["early_data"] == "accepted").collect();
+    let outcomes: Vec<_> = early.iter().map(|event| event["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["quit", "tls_failed", "tls_failed"]);
+    let read = early.iter().map(|event| event["bytes_in"].as_u64().unwrap()).max().unwrap();
+    assert!(read <= (TLS_EARLY_DATA_BYTES_MAX + 2 * RECEIVE_BYTES) as u64, "{read} bytes are read");
+    before.assert_grown_by_at_most(&server, "accepted early data without end", 4 << 10);
     assert_sound(&server);
     server.stop(&site);
 }

@@ -10,8 +10,8 @@ use crate::process::client::Client;
 use crate::process::{RECIPIENT, Site};
 use crate::world::{Holdings, Peace, alone, assert_sound, connect, connect_with_window, crowd, serve, wait_for_open};
 
-/// Slow clients in clear text at once: what 20,000 descriptors and two cores bear in a test that is not to last.
-const SLOW_CLIENTS: usize = 6_000;
+/// Slow clients in clear text at once.
+const SLOW_CLIENTS: usize = 10_000;
 /// Slow clients inside TLS at once: each costs two handshakes, of the server and of the test, neither optimized.
 const SLOW_TLS_CLIENTS: usize = 500;
 /// Clients at once that send and never read.
@@ -169,6 +169,38 @@ fn clients_that_read_a_byte_at_a_time_get_every_reply() {
     });
     drop(slow);
     before.assert_given_back(&server);
+    server.stop(&site);
+}
+
+#[test]
+fn thousands_of_slow_readers_cost_little_and_hold_up_nobody() {
+    let _turn = alone();
+    let count = crowd(SLOW_CLIENTS);
+    let site = Site::new();
+    let server = serve(&site, &[]);
+    let peace = Peace::at(&server);
+    let before = Holdings::of(&server);
+    let mut slow = all(count, server.starttls);
+    // A full receive buffer of theirs, of which they take a byte now and then, and say a word each time.
+    peace.holds_during(&format!("{count} clients that read a byte at a time, and ask for more"), || {
+        for _ in 0..5 {
+            for client in &mut slow {
+                client.write_all(b"EHLO slow.example\r\nNOOP\r\n").unwrap();
+                assert_eq!(client.read(&mut [0]).unwrap(), 1);
+            }
+        }
+    });
+    before.assert_grown_by_at_most(&server, "slow readers", count as u64 * CLEAR_KIB_MAX + BESIDE_KIB);
+    peace.holds_beside("the same, silent now");
+    let last = slow.pop().unwrap();
+    (&last).write_all(b"QUIT\r\n").unwrap();
+    let mut words = String::new();
+    (&last).read_to_string(&mut words).unwrap();
+    assert_eq!(words.matches("\r\n250 ").count(), 10, "{words}");
+    assert!(words.lines().last().unwrap().starts_with("221 "), "{words}");
+    drop((last, slow));
+    before.assert_given_back(&server);
+    assert_sound(&server);
     server.stop(&site);
 }
 

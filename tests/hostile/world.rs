@@ -67,16 +67,29 @@ pub(crate) fn crowd(wanted: usize) -> usize {
     // SAFETY: the pointer is to a value of the right type that lives until the call returns.
     let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     assert_eq!(read, 0);
-    limit.rlim_cur = limit.rlim_max;
+    let needed = wanted as u64 + BESIDE_DESCRIPTORS;
+    if limit.rlim_max < needed {
+        // Root may have more than the limit that it was given.
+        set_limit(libc::rlimit { rlim_cur: needed, rlim_max: needed });
+    } else {
+        set_limit(libc::rlimit { rlim_cur: limit.rlim_max, ..limit });
+    }
     // SAFETY: as above.
-    let written = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    assert_eq!(written, 0);
-    let room = usize::try_from(limit.rlim_max).unwrap_or(usize::MAX).saturating_sub(1_000);
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    let room = usize::try_from(limit.rlim_cur.saturating_sub(BESIDE_DESCRIPTORS)).unwrap_or(usize::MAX);
     let crowd = wanted.min(room);
     if crowd < wanted {
         eprintln!("{crowd} connections and not {wanted}: there are no more descriptors");
     }
     crowd
+}
+
+/// Descriptors that either process has besides.
+const BESIDE_DESCRIPTORS: u64 = 1_000;
+
+fn set_limit(limit: libc::rlimit) {
+    // SAFETY: the pointer is to a value of the right type that lives until the call returns. It may fail.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
 }
 
 /// Connects from one of many addresses of this host, so that ports do not run out.
