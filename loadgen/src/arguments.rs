@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Ladder(LadderArguments),
     /// Runs every scenario over a real link and over the model, and prints them side by side (needs root).
     Compare(CompareArguments),
+    /// Runs one program at each end of a real link (needs root).
+    Link(LinkArguments),
     /// Proves that every acknowledged message is in the Maildirs exactly once and intact.
     Audit {
         /// Where the Maildirs are, however deep.
@@ -331,6 +333,21 @@ pub(crate) struct FarArguments {
     /// The command that starts the server; it must listen on 198.18.0.2 or on all addresses.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) server: Vec<String>,
+}
+
+/// Two programs with a real link between them. Both find LINK_NEAR, LINK_FAR (addresses) and LINK_MS (the round trip) in their
+/// environment.
+#[derive(Debug, Args)]
+pub(crate) struct LinkArguments {
+    /// The link: lan, dsl, lte, 3g, satellite or MS[±JITTER][/MBITS].
+    #[arg(long, default_value = "200", value_parser = Profile::parse)]
+    pub(crate) link: Profile,
+    /// What runs at the far end, 198.18.0.2, in the words of a shell; it is ended with the other.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) far: String,
+    /// What runs at the near end, 198.18.0.1; its exit code is that of this command.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) near: Vec<String>,
 }
 
 /// Processors by number.

@@ -5,7 +5,7 @@
 //! | `plan`, `scenario`, `random` | what shall be done when: pure |
 //! | `link`, `session`, `veil`, `conversation`, `visitor` | one client behind its link, in virtual time: pure |
 //! | `worker`, `single` | sockets: tens of thousands of clients on a core, or one |
-//! | `real_link`, `far`, `packets`, `ladder`, `compare` | a real delay, and what crosses it |
+//! | `real_link`, `ends`, `far`, `packets`, `ladder`, `compare` | a real delay, and what crosses it |
 //! | `record`, `report`, `fail_if`, `live` | what was measured, and how it is shown |
 //! | `letter`, `audit` | messages that can be recognised, and the proof that all are there |
 //! | `sink` | a next hop that misbehaves by rule |
@@ -28,6 +28,7 @@ mod audit;
 mod clock;
 mod compare;
 mod conversation;
+mod ends;
 mod fail_if;
 mod far;
 mod ladder;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => measure(&arguments),
         Command::Ladder(arguments) => ladder::run(&arguments).map(|text| show(&text, true)),
         Command::Compare(arguments) => compare::run(&arguments).map(|(text, good)| show(&text, good)),
+        Command::Link(arguments) => ends::run(&arguments).map(exit_like),
         Command::Audit { directory, acknowledged } => {
             audit::audit(&acknowledged, &directory).map(|findings| show(&findings.text(), findings.is_clean()))
         }
@@ -87,6 +89,11 @@ fn main() -> ExitCode {
         say(&format!("onetrip-loadgen: {words}"));
         ExitCode::from(UNAVAILABLE)
     })
+}
+
+/// The code of a program that ended by itself; that of one which was ended from outside is no code.
+fn exit_like(status: std::process::ExitStatus) -> ExitCode {
+    status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::from(UNAVAILABLE), ExitCode::from)
 }
 
 #[expect(clippy::print_stdout, reason = "results are what this program is run for")]

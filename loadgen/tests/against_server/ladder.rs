@@ -15,6 +15,24 @@ fn may_make_links() -> bool {
 }
 
 #[test]
+fn two_programs_meet_over_a_real_link_and_the_near_one_decides_how_it_ends() {
+    if !may_make_links() {
+        return;
+    }
+    let meet = r#"
+        until python3 -c "import socket; socket.create_connection(('$LINK_FAR', 7), 1).close()" 2> /dev/null; do sleep 0.05; done
+        echo "from $LINK_NEAR over $LINK_MS ms"
+        exit 3"#;
+    let far =
+        r#"python3 -c "import socket; s = socket.create_server(('$LINK_FAR', 7)); [s.accept() for _ in iter(int, 1)]""#;
+    let ended = generator(&["link", "--link", "20", "--far", far, "--", "sh", "-c", meet]);
+    assert_eq!((ended.code, &*ended.out), (3, "from 198.18.0.1 over 20 ms\n"), "{ended:?}");
+    let ended = generator(&["link", "--far", "true", "--", "/nonexistent/program"]);
+    assert_eq!(ended.code, 69, "{ended:?}");
+    assert!(ended.err.contains("cannot start /nonexistent/program"), "{ended:?}");
+}
+
+#[test]
 fn on_a_real_link_mail_is_in_the_packet_that_the_draft_counts() {
     if !may_make_links() {
         return;
