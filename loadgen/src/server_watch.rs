@@ -13,56 +13,64 @@ pub(crate) struct Usage {
 
 /// Looks at a process; `None` if there is none of this number.
 pub(crate) fn usage(pid: u32) -> Option<Usage> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    parse(&stat, &status, ticks_per_s())
+    Some(Usage { cpu: process_cpu(pid)?, resident_bytes: resident_bytes(&status)? })
 }
 
-/// Reads `stat` and `status` of proc(5).
-fn parse(stat: &str, status: &str, ticks_per_s: u64) -> Option<Usage> {
-    // The second field is the program's name in parentheses and may contain anything, so the count begins behind it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11);
-    let user: u64 = times.next()?.parse().ok()?;
-    let system: u64 = times.next()?.parse().ok()?;
-    let cpu = Duration::from_millis((user + system) * 1_000 / ticks_per_s.max(1));
+/// Reads `status` of proc(5).
+fn resident_bytes(status: &str) -> Option<u64> {
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = resident.split_whitespace().next()?.parse().ok()?;
-    Some(Usage { cpu, resident_bytes: kibibytes * 1_024 })
+    Some(kibibytes * 1_024)
 }
 
-fn ticks_per_s() -> u64 {
-    // SAFETY: `sysconf` reads a constant.
-    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    u64::try_from(ticks).unwrap_or(100)
+/// Processor time of a process: of all its threads, of those that have ended and of those that the kernel runs for its
+/// ring too. To the nanosecond, as the ticks of proc(5) are not.
+fn process_cpu(pid: u32) -> Option<Duration> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: the number lives during the call.
+    let result = unsafe { libc::clock_getcpuclockid(libc::pid_t::try_from(pid).ok()?, &raw mut clock) };
+    if result == 0 { read(clock) } else { None }
 }
 
 /// Processor time of the calling thread.
 pub(crate) fn thread_cpu() -> Duration {
+    read(libc::CLOCK_THREAD_CPUTIME_ID).expect("every thread has a clock of its own")
+}
+
+fn read(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the structure lives during the call.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(result, 0, "every thread has a clock of its own");
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    (result == 0).then(|| Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::{Usage, parse, usage};
+    use super::{process_cpu, resident_bytes, thread_cpu, usage};
 
     #[test]
-    fn a_program_with_a_nasty_name_is_read_right() {
-        let stat = "7 (a) R 1 (b) S 1 1 1 0 -1 4194304 1 0 0 0 150 50 0 0 20 0 1 0 5 1 1";
-        let usage = parse(stat, "Name:\tx\nVmRSS:\t    12 kB\n", 100);
-        assert_eq!(usage, Some(Usage { cpu: Duration::from_secs(2), resident_bytes: 12_288 }));
-        assert_eq!(parse("", "", 100), None);
+    fn resident_memory_is_read_from_its_line() {
+        assert_eq!(resident_bytes("Name:\tVmRSS:\nVmRSS:\t    12 kB\n"), Some(12_288));
+        assert_eq!(resident_bytes(""), None);
+    }
+
+    #[test]
+    fn the_time_of_a_thread_that_has_ended_is_its_process_s() {
+        let before = process_cpu(std::process::id()).unwrap();
+        let worked = std::thread::spawn(|| {
+            let start = thread_cpu();
+            while thread_cpu() - start < std::time::Duration::from_millis(2) {}
+            thread_cpu() - start
+        });
+        let worked = worked.join().unwrap();
+        assert!(process_cpu(std::process::id()).unwrap() - before >= worked);
     }
 
     #[test]
     fn this_process_has_memory_and_no_process_has_none() {
         assert!(usage(std::process::id()).unwrap().resident_bytes > 0);
         assert_eq!(usage(u32::MAX), None);
+        assert_eq!(usage(i32::MAX as u32), None);
     }
 }
