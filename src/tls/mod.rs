@@ -17,6 +17,7 @@ mod early;
 mod early_tests;
 mod hello;
 pub mod provider;
+mod random;
 mod record;
 pub mod session;
 pub mod stock;

@@ -3,16 +3,25 @@
 //! Must not grow by convenience: the client picks from this list, and the dearest entry is what an attacker picks. The
 //! manual's decisions page has the cost of each entry and of those left out.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustls::SupportedCipherSuite;
 use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 
+use super::random::StoredRandom;
+
 /// The provider for servers and clients alike: ring, with [`CIPHER_SUITES`] and [`GROUPS`].
 pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider { cipher_suites: CIPHER_SUITES.to_vec(), kx_groups: GROUPS.to_vec(), ..default_provider() })
+    Arc::new(CryptoProvider {
+        cipher_suites: CIPHER_SUITES.to_vec(),
+        kx_groups: GROUPS.to_vec(),
+        secure_random: &*RANDOM,
+        ..default_provider()
+    })
 }
+
+static RANDOM: LazyLock<StoredRandom> = LazyLock::new(|| StoredRandom::new(default_provider().secure_random));
 
 /// The cipher suites, cheapest first: the order in which a client offers them and in which a server chooses (but see
 /// [`super::config::ServerConfigs`] on clients that want ChaCha20 first).
