@@ -9,6 +9,7 @@
 //! | know what becomes of acknowledged mail | [`queue`] |
 //! | see and steer the queue | [`queue_command`] |
 //! | measure it, or another server | [`measuring`], [`comparison`] |
+//! | know what a session costs, and where its time goes | [`performance`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
 //! | know the code | [`life_of_a_connection`], [`spool`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | know what the RFCs ask, and what answers it | [`coverage`] |
@@ -48,6 +49,9 @@ pub mod measuring {}
 
 #[doc = include_str!("comparison.md")]
 pub mod comparison {}
+
+#[doc = include_str!("performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("quickstart.md")]
 pub mod quickstart {}
