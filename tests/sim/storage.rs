@@ -155,6 +155,8 @@ impl World {
         self.begin_attempts(number);
         // Disks stall.
         let write_us = if !self.is_calm() && self.chance.one_in(20) { 10_000_000 } else { 30_000 };
+        let stalls = self.has_just_failed() && self.chance.one_in(2);
+        let upkeep_us = if stalls { 10_000_000 } else { 50_000 };
         let Self { process, events, chance, now_us, .. } = self;
         let shard = &mut process.as_mut().expect("only the living are woken").shards[number];
         if shard.in_flight.is_none()
@@ -167,7 +169,7 @@ impl World {
             && let Some(upkeep) = shard.log.poll_upkeep(now)
         {
             shard.upkeep = Some(upkeep);
-            events.push(*now_us + chance.between(20, 50_000), Event::KeptUp { life, shard: number });
+            events.push(*now_us + chance.between(20, upkeep_us), Event::KeptUp { life, shard: number });
         }
         let due = [shard.log.poll_timeout(now), shard.log.poll_upkeep_timeout(now), shard.queue.poll_timeout(now)];
         for due in due.into_iter().flatten() {

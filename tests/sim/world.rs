@@ -395,11 +395,16 @@ impl World {
         self.woken_shards.clear();
     }
 
+    /// Has a disk failed a few events ago?
+    pub fn has_just_failed(&self) -> bool {
+        self.failed_at > 0 && self.seen.events < self.failed_at + NEAR_EVENTS && !self.is_calm()
+    }
+
     fn maybe_crash(&mut self) {
         let may_crash = self.plan.crash_one_in > 0 && self.process.is_some() && !self.is_calm();
         // A disk that has failed is often the first sign of more to come.
-        let is_near = self.seen.events < self.failed_at + NEAR_EVENTS && self.failed_at > 0;
-        let one_in = if is_near { self.plan.crash_one_in.min(NEAR_EVENTS) } else { self.plan.crash_one_in };
+        let one_in =
+            if self.has_just_failed() { self.plan.crash_one_in.min(NEAR_EVENTS) } else { self.plan.crash_one_in };
         if may_crash && self.chance.one_in(one_in) {
             self.crash();
             let pause_us = self.chance.between(50_000, 15_000_000);
@@ -438,7 +443,7 @@ impl Plan {
     }
 }
 
-/// How many events a crash is near after a disk has failed.
+/// How many events after a disk has failed there is more to come.
 const NEAR_EVENTS: u64 = 60;
 
 /// More than any run needs.
