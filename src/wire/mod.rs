@@ -138,7 +138,7 @@ impl Connection {
     }
 
     /// Takes received bytes, all of them. What would make the output larger than
-    /// [`REPLIES_BYTES_MAX`](crate::limits::REPLIES_BYTES_MAX), and some, is looked at when that is sent: see
+    /// [`REPLIES_BYTES_MAX`], and some, is looked at when that is sent: see
     /// [`Step::Send`].
     pub fn handle_input(&mut self, now: Now, input: &[u8], output: &mut Output) {
         self.server.handle_progress(now);
