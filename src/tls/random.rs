@@ -59,7 +59,7 @@ thread_local! {
     static STORE: RefCell<Store> = const { RefCell::new(Store { bytes: [0; STORE_BYTES], left: 0 }) };
 }
 
-/// Enough for three handshakes. The kernel hands out up to 256 bytes without being interrupted (getrandom(2)).
+/// Enough for two handshakes and a half. The kernel hands out up to 256 bytes without being interrupted (getrandom(2)).
 const STORE_BYTES: usize = 256;
 
 #[cfg(test)]
