@@ -50,8 +50,8 @@ struct Direction {
 enum Segments {
     /// As it was sent, up to 64 KiB.
     Whole,
-    /// Up to so many bytes each.
-    UpTo(u64),
+    /// Up to so many bytes each, for as many segments as there are.
+    UpTo { most: u64, left: u32 },
     /// A number of single bytes first.
     Bytes(u64),
 }
@@ -78,8 +78,8 @@ impl Link {
     pub fn new(chance: &mut Chance, client: usize, shard: usize, is_calm: bool) -> Self {
         let segments = match chance.below(10) {
             0 => Segments::Bytes(chance.between(20, 500)),
-            1..=3 => Segments::UpTo(chance.between(1, 200)),
-            4..=6 => Segments::UpTo(1_460),
+            1..=3 => Segments::UpTo { most: chance.between(1, 200), left: SMALL_SEGMENTS },
+            4..=6 => Segments::UpTo { most: 1_460, left: SMALL_SEGMENTS },
             _ => Segments::Whole,
         };
         let how = match chance.below(8) {
@@ -133,12 +133,15 @@ impl Link {
     /// Bytes of the next segment, of so many that are left.
     fn next_segment(&mut self, chance: &mut Chance, left: usize) -> usize {
         let most = match &mut self.segments {
-            Segments::Bytes(0) | Segments::Whole => SEGMENT_BYTES_MAX,
+            Segments::Bytes(0) | Segments::UpTo { left: 0, .. } | Segments::Whole => SEGMENT_BYTES_MAX,
             Segments::Bytes(count) => {
                 *count -= 1;
                 1
             }
-            Segments::UpTo(most) => chance.between(1, *most),
+            Segments::UpTo { most, left } => {
+                *left -= 1;
+                chance.between(1, *most)
+            }
         };
         left.min(usize::try_from(most).expect("a small number"))
     }
@@ -227,6 +230,9 @@ impl World {
         }
     }
 }
+
+/// How many segments of a connection are small: so many that a large message in single bytes does not take the run's time.
+const SMALL_SEGMENTS: u32 = 2_000;
 
 /// The most that arrives at once.
 const SEGMENT_BYTES_MAX: u64 = 64 << 10;
