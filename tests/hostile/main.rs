@@ -2,7 +2,8 @@
 //! given back, and that others are served meanwhile.
 //!
 //! Nothing here counts seconds. How well others are served is a factor: the 99th percentile of an honest client's
-//! submissions while the attack lasts, over the one of the same client at the same server just before (`world::Peace`).
+//! submissions while the attack lasts, over the one of the same client at the same server just before (`world::Peace`). It is printed; what a test holds is that each is
+//! served.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
