@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::tcp_info::TcpInfo;
+
 /// A socket that connects when the first bytes are written to it, and takes them along if it has a cookie of that
 /// server. Without a cookie it asks for one and connects at once, as it does where the kernel does not know the option.
 ///
@@ -61,9 +63,9 @@ pub enum Taken {
 /// What the server took together with the SYN, of a first flight of so many bytes. To be asked when the server has
 /// answered.
 pub fn taken(socket: &impl AsRawFd, first_flight_bytes: usize) -> Taken {
-    match tcp_info(socket) {
-        Ok(info) if !info.syn_data_was_taken() => Taken::Nothing,
-        Ok(info) if first_flight_bytes <= info.syn_bytes_max() => Taken::All,
+    match TcpInfo::of(socket) {
+        Ok(info) if !syn_data_was_taken(&info) => Taken::Nothing,
+        Ok(info) if first_flight_bytes <= syn_bytes_max(&info) => Taken::All,
         Ok(_) => Taken::Part,
         Err(_) => Taken::Nothing,
     }
@@ -75,46 +77,19 @@ pub fn taken(socket: &impl AsRawFd, first_flight_bytes: usize) -> Taken {
 ///
 /// The kernel's, if it does not tell.
 pub fn carried_data(socket: &impl AsRawFd) -> io::Result<bool> {
-    Ok(tcp_info(socket)?.syn_data_was_taken())
+    Ok(syn_data_was_taken(&TcpInfo::of(socket)?))
 }
 
-/// As much of the kernel's `struct tcp_info` as is needed here.
-struct TcpInfo {
-    options: u8,
-    segment_bytes: u32,
+/// Was data of the SYN acknowledged with it?
+fn syn_data_was_taken(info: &TcpInfo) -> bool {
+    info.options() & TCPI_OPT_SYN_DATA != 0
 }
 
-impl TcpInfo {
-    fn syn_data_was_taken(&self) -> bool {
-        self.options & TCPI_OPT_SYN_DATA != 0
-    }
-
-    /// What a SYN can carry: a segment, less the room that is set aside for options. Later segments lack that of
-    /// timestamps already.
-    fn syn_bytes_max(&self) -> usize {
-        let timestamps = if self.options & TCPI_OPT_TIMESTAMPS == 0 { 0 } else { TIMESTAMPS_BYTES };
-        (self.segment_bytes as usize + timestamps).saturating_sub(OPTIONS_BYTES_MAX)
-    }
-}
-
-/// The fields `tcpi_options` and `tcpi_snd_mss`. Only as much of the structure is asked for.
-fn tcp_info(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
-    let mut info = [0_u8; 20];
-    let mut bytes = libc::socklen_t::try_from(info.len()).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `bytes` bytes to `info`, which has that many, and outlives the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut bytes,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(TcpInfo { options: info[5], segment_bytes: u32::from_ne_bytes([info[16], info[17], info[18], info[19]]) })
+/// What a SYN can carry: a segment, less the room that is set aside for options. Later segments lack that of
+/// timestamps already.
+fn syn_bytes_max(info: &TcpInfo) -> usize {
+    let timestamps = if info.options() & TCPI_OPT_TIMESTAMPS == 0 { 0 } else { TIMESTAMPS_BYTES };
+    (info.segment_bytes() as usize + timestamps).saturating_sub(OPTIONS_BYTES_MAX)
 }
 
 /// From `linux/tcp.h`: timestamps are in use (RFC 7323).
@@ -135,7 +110,8 @@ mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
-    use super::{Taken, TcpInfo, connect, taken};
+    use super::{Taken, connect, syn_bytes_max, taken};
+    use crate::tcp_info::TcpInfo;
 
     #[test]
     fn the_first_bytes_arrive_whether_they_travel_in_the_syn_or_not() {
@@ -152,9 +128,9 @@ mod tests {
 
     #[test]
     fn a_syn_on_ethernet_carries_1420_bytes_with_timestamps_or_without() {
-        assert_eq!(TcpInfo { options: 1, segment_bytes: 1_448 }.syn_bytes_max(), 1_420);
-        assert_eq!(TcpInfo { options: 0, segment_bytes: 1_460 }.syn_bytes_max(), 1_420);
-        assert_eq!(TcpInfo { options: 0, segment_bytes: 0 }.syn_bytes_max(), 0);
+        assert_eq!(syn_bytes_max(&TcpInfo::with(1, 1_448)), 1_420);
+        assert_eq!(syn_bytes_max(&TcpInfo::with(0, 1_460)), 1_420);
+        assert_eq!(syn_bytes_max(&TcpInfo::with(0, 0)), 0);
     }
 
     #[test]
