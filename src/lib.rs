@@ -39,6 +39,8 @@ pub mod config;
 pub mod exit;
 #[cfg(feature = "client")]
 pub mod fast_open;
+#[cfg(feature = "server")]
+pub mod lateness;
 pub mod limits;
 pub mod manual;
 #[cfg(feature = "server")]
@@ -56,6 +58,8 @@ pub mod runtime;
 pub mod spool;
 #[cfg(feature = "client")]
 pub mod submit;
+#[cfg(feature = "client")]
+mod tcp_info;
 pub mod time;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -82,6 +82,10 @@ pub const CONNECTIONS_MAX: u32 = 50_000;
 /// Default of `--connections-per-address-max`: open connections from one address, all shards together.
 pub const CONNECTIONS_PER_ADDRESS_MAX: u32 = 1_000;
 
+/// Default of `--lateness-max`: how late a shard may be before it turns new clients away. A plain session has nine flights, so
+/// that people still wait for seconds and not for minutes, and a few thousand clients that come at once are all served.
+pub const LATENESS_MAX: Duration = Duration::from_millis(250);
+
 /// Default of `--idle-timeout`: how long a client may be silent (RFC 5321 §4.5.3.2.7: five minutes).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -160,9 +164,17 @@ pub const PIECES_PER_ROUND: u64 = 4;
 /// Connections that a listener accepts before those inside have their turn: at 10 µs each, as long as one handshake.
 pub const ACCEPTED_PER_ROUND: u64 = 16;
 
+/// The same for connections that are turned away because the shard is late: all that wait, with the default `--backlog`. At 10 µs
+/// each that is little beside a round of a shard that is late; to leave some of them would let them wait in vain.
+pub const TURNED_AWAY_PER_ROUND: u64 = 4_096;
+
 /// Receives from clients in a TLS handshake in one round of a shard, when there are more: at 50 to 100 µs each, under a
 /// millisecond for everybody else to wait.
 pub const HANDSHAKES_PER_ROUND: u64 = 8;
+
+/// Other receives in one round of a shard, when there are more: at 10 to 50 µs each, some milliseconds. A round has to end for
+/// messages to become stable, because that is when the disk is asked, and when its answer is seen.
+pub const FLIGHTS_PER_ROUND: u64 = 64;
 
 /// Receives from clients that dribble in one round of a shard, when there are more: at 5 µs each, a fraction of a
 /// millisecond.

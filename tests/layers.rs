@@ -9,11 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each layer, and the layers that it may name besides itself.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("limits", &[]),
     ("time", &[]),
     ("exit", &[]),
-    ("fast_open", &[]),
+    ("tcp_info", &[]),
+    ("fast_open", &["tcp_info"]),
+    ("lateness", &[]),
     ("paged_slab", &[]),
     ("manual", &[]),
     ("proto", &["limits", "time"]),
@@ -39,7 +41,9 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "tls",
             "observe",
             "wire",
+            "tcp_info",
             "fast_open",
+            "lateness",
             "config",
             "check",
             "queue",
@@ -50,7 +54,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
 ];
 
 /// Where sockets, files, clocks and threads are.
-const WORLDLY: [&str; 5] = ["runtime", "submit", "cli", "main", "fast_open"];
+const WORLDLY: [&str; 6] = ["runtime", "submit", "cli", "main", "fast_open", "tcp_info"];
 
 /// What gives away code that touches the world. Parsing an address or naming a kind of I/O error does not.
 const WORLD: [&str; 20] = [

@@ -36,7 +36,7 @@ const DESCRIPTORS_SLACK: usize = 4;
 const NUISANCES: usize = 300;
 
 /// Caches are small, so that they are full soon: what grows after that is lost.
-const SERVER: [&str; 22] = [
+const SERVER: [&str; 24] = [
     "serve",
     "--listen",
     "127.0.0.1:0",
@@ -58,6 +58,8 @@ const SERVER: [&str; 22] = [
     "100000",
     "--relay-tls",
     "off",
+    "--lateness-max",
+    "0",
     "--deliver",
 ];
 

@@ -306,6 +306,11 @@ settings! {
         "connections-per-address-max" "N"
         connections_per_address_max: u32 = limits::CONNECTIONS_PER_ADDRESS_MAX, Number(1, COUNT_MAX);
 
+        /// How late a shard may be with what its clients have sent. If it is later for twice as long, more is asked of it
+        /// than it can do: it turns new clients away with 421 until it has caught up. 0 turns nobody away.
+        "lateness-max" "MS"
+        lateness_max: Duration = limits::LATENESS_MAX, milliseconds(0, 60_000);
+
         /// How long a client may be silent. RFC 5321 §4.5.3.2.7 asks for five minutes.
         "idle-timeout" "SECONDS"
         idle_timeout: Duration = limits::IDLE_TIMEOUT, seconds(1, DAY_S);

@@ -13,7 +13,7 @@ mod spool;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-pub use connection::{AcceptPaused, ConnectionEnded, ConnectionRefused, Outcome, SessionPanicked, TlsFacts};
+pub use connection::{AcceptPaused, ConnectionEnded, ConnectionRefused, Outcome, SessionPanicked, ShardLate, TlsFacts};
 pub use login::{AuthFailed, AuthPutOff};
 pub use message::{DeliveryFault, MessageRefused, MessageRepeated, MessageStored};
 pub use queue::{
@@ -78,6 +78,7 @@ macro_rules! events {
 events! {
     ConnectionEnded,
     ConnectionRefused,
+    ShardLate,
     AcceptPaused,
     SessionPanicked,
     AuthFailed,

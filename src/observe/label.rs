@@ -174,6 +174,8 @@ words! {
         Connections = "connections",
         /// `--connections-per-address-max`: open connections from one address.
         ConnectionsPerAddress = "connections_per_address",
+        /// `--lateness-max`: how late the shard may be with those it serves.
+        Lateness = "lateness",
     }
 }
 

@@ -91,7 +91,7 @@ pub struct ShardMetrics {
     pub connections_open: Gauge,
     /// Connections accepted from the system; see [`OpenConnection`].
     pub connections_accepted: Count,
-    /// Connections closed at once because of a bound (counted by `observe`).
+    /// Connections closed at once because of a bound (counted by `observe`, but those that a late shard turns away).
     pub connections_refused: Counts<Bound>,
     /// Connections by their end (counted by `observe`).
     pub connections_ended: Counts<OutcomeKind>,
@@ -99,6 +99,8 @@ pub struct ShardMetrics {
     pub connection_seconds: Histogram<LONG>,
     /// From accept to the first MAIL.
     pub first_mail_seconds: Histogram<LONG>,
+    /// How long what a client had sent waited for the shard, of some flights.
+    pub flight_wait_seconds: Histogram<SHORT>,
     /// Times that accepting paused (counted by `observe`).
     pub accept_pauses: Count,
     /// Connections whose code broke an invariant (counted by `observe`).
@@ -407,6 +409,7 @@ mod tests {
         let uncounted = [
             "spool_opened",
             "listening",
+            "shard_late",
             "ready",
             "warning",
             "taking_over",

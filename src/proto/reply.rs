@@ -127,6 +127,8 @@ replies! {
     SHUTTING_DOWN = "421 4.3.2 The server is shutting down; try again later";
     /// The bound on open connections is reached.
     TOO_MANY_CONNECTIONS = "421 4.3.2 Too many connections; try again later";
+    /// The server is late with those it serves already.
+    TOO_BUSY = "421 4.3.2 Too busy; try again later";
     /// The bound on open connections from one address is reached.
     TOO_MANY_FROM_ADDRESS = "421 4.7.0 Too many connections from your address; try again later";
     /// The bound on refused commands is reached.

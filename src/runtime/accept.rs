@@ -28,10 +28,12 @@ use super::report::Identity;
 use super::rounds::next_round;
 use super::shard::{Order, Shard, guarded, spawn_guarded};
 use crate::limits;
-use crate::observe::event::{AcceptPaused, ConnectionRefused, SessionPanicked};
+use crate::observe::event::{AcceptPaused, ConnectionRefused, SessionPanicked, ShardLate};
 use crate::observe::label::Bound;
 use crate::proto::reply::{self, Reply};
 use crate::proto::server::{Opening, Peer, Server};
+use crate::tcp_info::TcpInfo;
+use crate::time::Now;
 use crate::wire::Connection;
 
 /// A listener that is being served.
@@ -79,13 +81,16 @@ pub(super) fn open(shard: &Rc<Shard>, listener: Listener) -> Door {
 async fn accept(shard: Rc<Shard>, listener: Listener, closing: Rc<Closing>) {
     let Listener { socket, endpoint, .. } = listener;
     let mut last_report = None;
-    let mut admitted: u64 = 0;
+    let mut round = 0;
     while closing.waiting.get().is_none() {
         match socket.accept() {
             Ok((stream, client)) => {
-                admit(&shard, stream, client.as_socket(), endpoint);
-                admitted += 1;
-                if admitted.is_multiple_of(limits::ACCEPTED_PER_ROUND) {
+                round += match admit(&shard, stream, client.as_socket(), endpoint) {
+                    Answer::ComeIn | Answer::GoAway => limits::TURNED_AWAY_PER_ROUND / limits::ACCEPTED_PER_ROUND,
+                    Answer::ComeLater => 1,
+                };
+                if round >= limits::TURNED_AWAY_PER_ROUND {
+                    round = 0;
                     next_round().await;
                 }
             }
@@ -127,19 +132,28 @@ fn glommio_stream(socket: Socket) -> TcpStream {
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
-fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint: Endpoint) {
+/// What a client hears who comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    ComeIn,
+    GoAway,
+    ComeLater,
+}
+
+fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint: Endpoint) -> Answer {
     let Some(client) = client else {
-        return;
-    };
-    if shard.connections.len() >= shard.connections_max as usize {
-        refuse(shard, &stream, endpoint, client, Bound::Connections);
-        return;
-    }
-    let Some(counted) = shard.addresses.enter(client.ip()) else {
-        refuse(shard, &stream, endpoint, client, Bound::ConnectionsPerAddress);
-        return;
+        return Answer::GoAway;
     };
     let now = shard.clock.now();
+    if let Some(lateness) = too_late(shard, &stream, now) {
+        return turn_away(shard, &stream, endpoint, now, lateness);
+    }
+    if shard.connections.len() >= shard.connections_max as usize {
+        return refuse(shard, &stream, endpoint, client, Bound::Connections);
+    }
+    let Some(counted) = shard.addresses.enter(client.ip()) else {
+        return refuse(shard, &stream, endpoint, client, Bound::ConnectionsPerAddress);
+    };
     let peer = Peer { client, server: local_ip(&stream, endpoint) };
     let opening = endpoint.opening;
     let server = Server::new(shard.settings(endpoint.returning), shard.resources.clone(), peer, opening, now);
@@ -156,6 +170,23 @@ fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint
         }
     })
     .detach();
+    Answer::ComeIn
+}
+
+/// How late the shard is, with those inside or with letting this one in, if that is too late to let it in.
+fn too_late(shard: &Shard, stream: &Socket, now: Now) -> Option<Duration> {
+    let waited = TcpInfo::of(stream).map(|info| info.since_packet()).unwrap_or_default();
+    shard.lateness.borrow_mut().turns_away(now.monotonic, waited)
+}
+
+/// Refuses a client because the shard is late, and does no more for that than has to be done.
+fn turn_away(shard: &Shard, stream: &Socket, endpoint: Endpoint, now: Now, lateness: Duration) -> Answer {
+    say_no(shard, stream, endpoint, reply::TOO_BUSY);
+    shard.metrics.connections_refused.count(Bound::Lateness);
+    if let Some(turned_away) = shard.lateness.borrow_mut().count(now.monotonic) {
+        shard.report(ShardLate { shard: shard.number, lateness, turned_away });
+    }
+    Answer::ComeLater
 }
 
 /// The address that the client connected to; a system call only where the listener does not tell.
@@ -167,22 +198,24 @@ fn local_ip(stream: &Socket, endpoint: Endpoint) -> std::net::IpAddr {
     address.map_or(endpoint.address.ip(), |address| address.ip())
 }
 
-fn refuse(shard: &Shard, stream: &Socket, endpoint: Endpoint, client: SocketAddr, bound: Bound) {
+fn refuse(shard: &Shard, stream: &Socket, endpoint: Endpoint, client: SocketAddr, bound: Bound) -> Answer {
     let reply = match bound {
         Bound::Connections => reply::TOO_MANY_CONNECTIONS,
         Bound::ConnectionsPerAddress => reply::TOO_MANY_FROM_ADDRESS,
+        Bound::Lateness => reply::TOO_BUSY,
     };
     say_no(shard, stream, endpoint, reply);
     shard.report(ConnectionRefused { shard: shard.number, client, bound });
+    Answer::GoAway
 }
 
-/// Says no, cheaply: sends that do not wait, and the end. Inside TLS there is nobody to say it to yet. What the client has said
-/// already is taken first: closing a socket with unread bytes resets the connection, and the refusal may be lost with it.
+/// Says no, cheaply: a send that does not wait, and the end, which comes with the socket's. Inside TLS there is nobody to say it to
+/// yet. What the client has said already is taken: closing a socket with unread bytes resets the connection, and the refusal
+/// may be lost with it.
 fn say_no(shard: &Shard, stream: &Socket, endpoint: Endpoint, reply: Reply) {
     if endpoint.opening == Opening::Clear {
         let _ = stream.send_with_flags(reply.bytes(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     }
-    let _ = stream.shutdown(Shutdown::Write);
     let _ = recv(stream, &mut **shard.receive_buffer.borrow_mut(), RecvFlags::DONTWAIT);
 }
 

@@ -34,6 +34,7 @@ use super::rounds::{Lane, Place};
 use super::shard::Shard;
 use super::socket::descriptor;
 use super::spool::{Incoming, Stored};
+use crate::lateness::Flight;
 use crate::limits;
 use crate::observe::event::{AuthFailed, AuthPutOff, DeliveryFault, MessageRefused, MessageRepeated};
 use crate::observe::label::AuthOutcome;
@@ -43,6 +44,7 @@ use crate::proto::message::{Message, MessageId, Piece};
 use crate::proto::proof::Committed;
 use crate::proto::server::{Early, Opening, Outcome, StoreFailure};
 use crate::relay::SyncPolicy;
+use crate::tcp_info::TcpInfo;
 use crate::time::Now;
 use crate::wire::{Connection, Output, Step};
 
@@ -76,6 +78,13 @@ struct Reported {
     handshake: bool,
     first_mail: bool,
     refusals: u32,
+}
+
+/// A flight that is looked at to see how late the shard is.
+struct Look {
+    flight: Flight,
+    /// When the wait for it began, on the monotonic clock.
+    since: Duration,
 }
 
 /// The client is gone, or its connection is.
@@ -228,13 +237,13 @@ impl Conversation {
             return Err(Gone);
         }
         self.registration.wait(self.what_is_awaited(), self.connection.poll_timeout());
-        let (mut is_awake, mut place) = (false, Place::default());
+        let look = self.begin_to_look();
+        let (mut polls, mut place) = (0_u32, Place::default());
         let received = poll_fn(|context| {
-            // The first look only waits for bytes; when it is woken there are some.
-            if std::mem::replace(&mut is_awake, true)
-                && let Some(lane) = self.lane()
-            {
-                ready!(lane.poll_enter(self.shard.clock.now().monotonic, &mut place, context));
+            polls = polls.saturating_add(1);
+            // The first poll only waits for bytes; when it is woken there are some.
+            if polls > 1 {
+                ready!(self.lane().poll_enter(self.shard.clock.now().monotonic, &mut place, context));
             }
             self.poll_receive(context)
         });
@@ -243,6 +252,10 @@ impl Conversation {
         match received {
             Ok(0) | Err(_) => self.interrupted(),
             Ok(bytes) => {
+                // What was there already had waited for what was done before, and for nobody else.
+                if let (Some(look), 2..) = (look, polls) {
+                    self.note_lateness(&look);
+                }
                 self.note_received(bytes);
                 self.note_progress();
                 Ok(())
@@ -250,11 +263,33 @@ impl Conversation {
         }
     }
 
+    /// Begins to look at the flight that comes next, if it is one to be looked at. None that dribbles is: those wait for each other,
+    /// by design.
+    fn begin_to_look(&self) -> Option<Look> {
+        let flight = match (self.connection.is_handshaking(), self.is_dribbling) {
+            (true, _) => Flight::Handshake,
+            (false, true) => return None,
+            (false, false) => Flight::Other,
+        };
+        let looks = self.shard.lateness.borrow_mut().looks_at_flight();
+        looks.then(|| Look { flight, since: self.shard.clock.now().monotonic })
+    }
+
+    /// A flight has come that was waited for: what it had to wait for was the shard.
+    fn note_lateness(&self, look: &Look) {
+        let Ok(info) = TcpInfo::of(&descriptor(&self.stream)) else { return };
+        let now = self.shard.clock.now().monotonic;
+        let waited = info.since_data().min(now.saturating_sub(look.since));
+        self.shard.lateness.borrow_mut().note(now, look.flight, waited);
+        self.shard.metrics.flight_wait_seconds.observe(waited);
+    }
+
     /// What it has to pass before it is received from, because crowds are.
-    fn lane(&self) -> Option<&Rc<Lane>> {
-        match self.connection.is_handshaking() {
-            true => Some(&self.shard.handshakes),
-            false => self.is_dribbling.then_some(&self.shard.dribbles),
+    fn lane(&self) -> &Rc<Lane> {
+        match (self.connection.is_handshaking(), self.is_dribbling) {
+            (true, _) => &self.shard.handshakes,
+            (false, true) => &self.shard.dribbles,
+            (false, false) => &self.shard.flights,
         }
     }
 

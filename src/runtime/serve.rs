@@ -330,6 +330,7 @@ impl Service {
                 }),
                 message_memory: self.config.message_memory,
                 connections_max,
+                lateness_max: self.config.lateness_max,
                 greet_pause: self.config.greet_pause,
                 drain_timeout: self.config.drain_timeout,
                 addresses: Arc::clone(&addresses),

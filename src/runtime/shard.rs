@@ -29,6 +29,7 @@ use super::passwords::ShardPasswords;
 use super::queue::{QueueNeeds, QueueParts, ShardQueue};
 use super::rounds::Lane;
 use super::spool::{Keeper, OpenedLog, Spool, SpoolParts};
+use crate::lateness::Lateness;
 use crate::limits;
 use crate::observe::event::{ConnectionId, Event, SpoolFault};
 use crate::observe::metrics::ShardMetrics;
@@ -47,6 +48,7 @@ pub(super) struct ShardParts {
     pub(super) tls: ByReturning<ServerSettings>,
     pub(super) message_memory: u64,
     pub(super) connections_max: u32,
+    pub(super) lateness_max: Duration,
     pub(super) greet_pause: Duration,
     pub(super) drain_timeout: Duration,
     pub(super) addresses: Arc<AddressCounts>,
@@ -87,6 +89,7 @@ pub(super) struct Shard {
     pub(super) resources: Arc<Resources>,
     pub(super) connections: Rc<Connections>,
     pub(super) connections_max: u32,
+    pub(super) lateness: RefCell<Lateness>,
     pub(super) addresses: Arc<AddressCounts>,
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
@@ -104,6 +107,8 @@ pub(super) struct Shard {
     pub(super) handshakes: Rc<Lane>,
     /// Receives from clients that sent very little the last time.
     pub(super) dribbles: Rc<Lane>,
+    /// All other receives.
+    pub(super) flights: Rc<Lane>,
     settings: Arc<ArcSwap<ListenerSettings>>,
     /// The settings as this shard has copied them, so that counting their users touches no other shard's cache.
     own_settings: RefCell<(ListenerSettings, Arc<ListenerSettings>)>,
@@ -171,6 +176,7 @@ async fn run(parts: ShardParts) -> usize {
         resources,
         connections: Rc::default(),
         connections_max: parts.connections_max,
+        lateness: RefCell::new(Lateness::new(parts.lateness_max)),
         addresses: parts.addresses,
         passwords: parts.passwords,
         delivery: parts.delivery,
@@ -184,6 +190,7 @@ async fn run(parts: ShardParts) -> usize {
         pieces: Lane::between_rounds(limits::PIECES_PER_ROUND),
         handshakes: Lane::new(limits::HANDSHAKES_PER_ROUND),
         dribbles: Lane::new(limits::DRIBBLES_PER_ROUND),
+        flights: Lane::new(limits::FLIGHTS_PER_ROUND),
         own_settings: RefCell::new((own_copy(&current), current)),
         settings: parts.settings,
         greet_pause: parts.greet_pause,

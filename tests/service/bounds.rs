@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -108,6 +109,58 @@ fn one_connection_too_many_from_one_address_is_refused_and_other_addresses_are_s
     first.quit();
     server.summary(address);
     Client::greeted(&server).quit();
+    server.stop(&site);
+}
+
+/// Stops the server's process, lets whoever `comes` wait for it for longer than [`BOUND`], and lets it go on.
+fn while_stopped<T>(server: &Server, comes: impl FnOnce() -> T) -> T {
+    server.signal(libc::SIGSTOP);
+    let came = comes();
+    let since = Instant::now();
+    // How long they have waited is told by the kernel, so nothing but time makes it pass.
+    while since.elapsed() < BOUND * 3 {
+        thread::yield_now();
+    }
+    server.signal(libc::SIGCONT);
+    came
+}
+
+const BOUND: Duration = Duration::from_millis(50);
+
+#[test]
+fn a_shard_that_is_late_for_a_while_turns_new_clients_away_until_it_has_caught_up_and_serves_those_inside() {
+    let site = Site::new();
+    let server = site.serve(&["--lateness-max", &BOUND.as_millis().to_string()]);
+    let mut inside = Client::logged_in(&server);
+    let turned_away = (0..100).find_map(|_| {
+        let mut client = while_stopped(&server, || {
+            inside.say("NOOP");
+            Client::connect(server.starttls)
+        });
+        inside.expect("250");
+        Some(client.reply()).filter(|reply| !reply.starts_with("220")).map(|reply| (client, reply))
+    });
+    let (mut client, reply) = turned_away.unwrap();
+    assert!(reply.starts_with("421 4.3.2 Too busy"), "{reply}");
+    client.expect_end();
+    let told = server.event("shard_late");
+    assert!(told["lateness_us"].as_u64() >= Some(50_000) && told["turned_away"] == 1, "{told}");
+    while_stopped(&server, || Client::connect(server.tls)).expect_end();
+    inside.submit("Subject: served\r\n", "250");
+    assert!((0..).any(|_| Client::connect(server.starttls).reply().starts_with("220")), "it catches up");
+    inside.quit();
+    server.stop(&site);
+}
+
+#[test]
+fn without_a_bound_on_lateness_everybody_is_let_in_however_late_it_is() {
+    let site = Site::new();
+    let server = site.serve(&["--lateness-max", "0"]);
+    for _ in 0..3 {
+        let mut waiting = while_stopped(&server, || Client::connect(server.starttls));
+        waiting.expect("220");
+        waiting.quit();
+    }
     server.stop(&site);
 }
 

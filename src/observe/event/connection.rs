@@ -168,6 +168,35 @@ impl Describe for ConnectionRefused {
     }
 }
 
+/// A shard is late with what its clients have sent, and turns new ones away until it has caught up. Told when it begins, and every
+/// ten seconds while it lasts.
+///
+/// More is asked of it than it can do. Give the server more cores, or another server its share. `--lateness-max` says how late is
+/// too late. If the processor is not busy, something else holds the shard up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardLate {
+    /// The shard.
+    pub shard: u16,
+    /// How long what a client sends waits until the shard gets to it.
+    pub lateness: Duration,
+    /// Connections turned away since this was told last.
+    pub turned_away: u64,
+}
+
+impl Describe for ShardLate {
+    const NAME: &'static str = "shard_late";
+
+    fn severity(&self) -> Severity {
+        Severity::Warning
+    }
+
+    fn describe(&self, fields: &mut dyn Fields) {
+        fields.number("shard", self.shard.into());
+        microseconds(fields, "lateness_us", self.lateness);
+        fields.number("turned_away", self.turned_away);
+    }
+}
+
 /// The system refused to hand over a new connection, mostly for want of file descriptors; accepting pauses.
 ///
 /// Raise the limit of open files of the service, or lower `--connections-max`. Waiting clients are not lost.

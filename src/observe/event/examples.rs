@@ -8,9 +8,9 @@ use super::{
     AcceptPaused, AuthFailed, AuthPutOff, CertificateReloadFailed, CertificateReloaded, Concerned, ConnectionEnded,
     ConnectionId, ConnectionRefused, DeliveryFault, DestinationDown, DestinationUp, Draining, Event, HandedOver,
     Listening, LogLinesDropped, MessageDeferred, MessageDelivered, MessageExpired, MessageFailed, MessageRefused,
-    MessageRepeated, MessageStored, OnceTokensForgotten, Outcome, Ready, ReportQueued, SessionPanicked, SpoolDamaged,
-    SpoolFault, SpoolFull, SpoolOpened, Stopped, TakingOver, TlsFacts, TookOver, UsersReloadFailed, UsersReloaded,
-    Warning,
+    MessageRepeated, MessageStored, OnceTokensForgotten, Outcome, Ready, ReportQueued, SessionPanicked, ShardLate,
+    SpoolDamaged, SpoolFault, SpoolFull, SpoolOpened, Stopped, TakingOver, TlsFacts, TookOver, UsersReloadFailed,
+    UsersReloaded, Warning,
 };
 use crate::observe::label::{BodyKind, Bound, EarlyData, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
 
@@ -93,6 +93,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
     vec![
         connection_ended(Outcome::Quit).into(),
         ConnectionRefused { shard: 0, client: client(), bound: Bound::Connections }.into(),
+        ShardLate { shard: 0, lateness: Duration::from_millis(900), turned_away: 17 }.into(),
         AcceptPaused { shard: 0, pause: Duration::from_millis(5), reason: "too many open files".into() }.into(),
         session_panicked().into(),
         auth_failed("ann").into(),

@@ -74,6 +74,9 @@ impl ShardPage<'_, '_> {
         self.counts("connections_ended", "Connections ended, by outcome", |shard| &shard.connections_ended)?;
         self.histogram("connection", "From accept to close", |shard| &shard.connection_seconds)?;
         self.histogram("first_mail", "From accept to the first MAIL", |shard| &shard.first_mail_seconds)?;
+        self.histogram("flight_wait", "How long what clients sent waited for the shard", |shard| {
+            &shard.flight_wait_seconds
+        })?;
         self.count("accept_pauses", "Times that accepting paused", |shard| &shard.accept_pauses)?;
         self.count("sessions_panicked", "Connections lost to a defect", |shard| &shard.sessions_panicked)?;
         self.bytes("received", "Bytes received on ended connections", |shard| &shard.received_bytes)?;
