@@ -125,7 +125,7 @@ impl Conversation {
                     self.forget_pieces();
                     self.send().await?;
                     if self.has_filled_receive {
-                        self.shard.pieces.enter(self.shard.clock).await;
+                        self.shard.pieces.enter().await;
                     }
                     self.receive().await?;
                 }
@@ -234,7 +234,7 @@ impl Conversation {
             if std::mem::replace(&mut is_awake, true)
                 && let Some(lane) = self.lane()
             {
-                ready!(lane.poll_enter(self.shard.clock.now().monotonic, &mut place, context));
+                ready!(lane.poll_enter(&mut place, context));
             }
             self.poll_receive(context)
         });
@@ -307,7 +307,7 @@ impl Conversation {
     /// Sends what has gathered, lets others have their turn, and goes on with what is received already.
     async fn send_much(&mut self) -> Result<(), Gone> {
         self.send().await?;
-        self.shard.pieces.enter(self.shard.clock).await;
+        self.shard.pieces.enter().await;
         self.note_drain();
         self.connection.handle_sent(self.shard.clock.now(), &mut self.output);
         self.note_progress();

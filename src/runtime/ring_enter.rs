@@ -12,6 +12,8 @@
 //!
 //! Everything else passes as it is: a ring that is at its end must not be asked again and again.
 //!
+//! As this is where a shard asks the kernel, it is also where its [rounds](super::rounds) are counted.
+//!
 //! The linker (`build.rs`) leads the calls of liburing here instead, as it does in [`super::ring_setup`].
 
 use std::cell::Cell;
@@ -19,7 +21,14 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::time::Duration;
 
 thread_local! {
+    static TURNS: Cell<u64> = const { Cell::new(0) };
     static HAS_LOST: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Grows with each turn of this thread's executor, and never between two: it submits something each time, and nothing
+/// meanwhile. Zero for ever in a program that is linked without this.
+pub(super) fn turns() -> u64 {
+    TURNS.get()
 }
 
 /// Has the kernel told this thread that a completion of one of its rings is lost?
@@ -56,6 +65,7 @@ unsafe extern "C" fn __wrap___sys_io_uring_enter2(
     argument: *const c_void,
     argument_bytes: c_int,
 ) -> c_int {
+    TURNS.set(TURNS.get() + 1);
     let mut tries = 1;
     loop {
         // SAFETY: the arguments are the caller's.
