@@ -100,7 +100,8 @@ fn a_kernel_that_has_no_memory_now_and_then_is_asked_again_and_nobody_notices() 
 #[test]
 fn a_shard_that_panics_ends_the_server_and_the_clients_of_others_finish() {
     let site = Site::new();
-    let Some(mut server) = serve_where_entering(&site, "EBADF", "6000", &["--shards", "2", "--commands-max", "100000"])
+    let Some(mut server) =
+        serve_where_entering(&site, "EBADF", "12000", &["--shards", "2", "--commands-max", "100000"])
     else {
         return;
     };
