@@ -161,6 +161,10 @@ pub const KEPT_BUFFER_BYTES_MAX: usize = 4_096;
 /// in one round of a shard: at 100 µs each, under half a millisecond.
 pub const PIECES_PER_ROUND: u64 = 4;
 
+/// Completions for which a shard's ring has room before it looks at them: so many sockets may become ready in one round. They
+/// take 256 KiB. For more the kernel has to find memory at that moment, and may find none.
+pub const COMPLETIONS_PER_RING: u32 = 16_384;
+
 /// Connections that a listener accepts before those inside have their turn: at 10 µs each, as long as one handshake.
 pub const ACCEPTED_PER_ROUND: u64 = 16;
 

@@ -22,7 +22,7 @@ pub use queue::{
 };
 pub use service::{
     CertificateReloadFailed, CertificateReloaded, Draining, HandedOver, Listening, LogLinesDropped,
-    OnceTokensForgotten, Ready, Stopped, TakingOver, TookOver, UsersReloadFailed, UsersReloaded, Warning,
+    OnceTokensForgotten, Ready, ShardFailed, Stopped, TakingOver, TookOver, UsersReloadFailed, UsersReloaded, Warning,
 };
 pub use spool::{SpoolDamaged, SpoolFault, SpoolFull, SpoolOpened};
 
@@ -110,6 +110,7 @@ events! {
     TakingOver,
     TookOver,
     HandedOver,
+    ShardFailed,
     Draining,
     Stopped,
 }

@@ -415,6 +415,7 @@ mod tests {
             "taking_over",
             "took_over",
             "handed_over",
+            "shard_failed",
             "draining",
             "stopped",
         ];

@@ -134,7 +134,7 @@ impl Conversation {
                     self.forget_pieces();
                     self.send().await?;
                     if self.has_filled_receive {
-                        self.shard.pieces.enter(self.shard.clock).await;
+                        self.shard.pieces.enter().await;
                     }
                     self.receive().await?;
                 }
@@ -243,7 +243,7 @@ impl Conversation {
             polls = polls.saturating_add(1);
             // The first poll only waits for bytes; when it is woken there are some.
             if polls > 1 {
-                ready!(self.lane().poll_enter(self.shard.clock.now().monotonic, &mut place, context));
+                ready!(self.lane().poll_enter(&mut place, context));
             }
             self.poll_receive(context)
         });
@@ -342,7 +342,7 @@ impl Conversation {
     /// Sends what has gathered, lets others have their turn, and goes on with what is received already.
     async fn send_much(&mut self) -> Result<(), Gone> {
         self.send().await?;
-        self.shard.pieces.enter(self.shard.clock).await;
+        self.shard.pieces.enter().await;
         self.note_drain();
         self.connection.handle_sent(self.shard.clock.now(), &mut self.output);
         self.note_progress();

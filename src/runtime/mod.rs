@@ -37,6 +37,7 @@ pub mod qhlo_secrets;
 pub mod queue;
 pub mod queue_command;
 mod report;
+mod ring_enter;
 mod ring_setup;
 mod rounds;
 mod serve;

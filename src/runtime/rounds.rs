@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 
-use super::clock::Clock;
+use super::ring_enter::turns;
 use super::shard::spawn_guarded;
 
 /// Waits until everything that is ready has had its turn, and the kernel was asked for more.
@@ -42,10 +42,10 @@ pub(super) struct Place(Option<u64>);
 
 #[derive(Debug, Default)]
 struct Line {
-    /// Work since `since`, which stands for a round as long as nobody waits: nothing has to be woken to count it anew.
+    /// Work in the round `round`, as long as nobody waits: nothing has to be woken to count it anew.
     done: u64,
-    /// On the monotonic clock.
-    since: Duration,
+    /// By the count of the executor's turns.
+    round: u64,
     /// All with a smaller number may pass.
     let_in: u64,
     /// Those that wait: the first has the number `let_in`.
@@ -66,21 +66,21 @@ impl Lane {
     }
 
     /// Waits until there is room for one piece of work.
-    pub(super) async fn enter(self: &Rc<Self>, clock: Clock) {
+    pub(super) async fn enter(self: &Rc<Self>) {
         let mut place = Place::default();
-        poll_fn(|context| self.poll_enter(clock.now().monotonic, &mut place, context)).await;
+        poll_fn(|context| self.poll_enter(&mut place, context)).await;
     }
 
-    /// Waits until there is room for one piece of work. `now` is on the monotonic clock.
-    pub(super) fn poll_enter(self: &Rc<Self>, now: Duration, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
-        let is_let_in = self.ask(now, place, context.waker());
+    /// Waits until there is room for one piece of work.
+    pub(super) fn poll_enter(self: &Rc<Self>, place: &mut Place, context: &mut Context<'_>) -> Poll<()> {
+        let is_let_in = self.ask(turns(), place, context.waker());
         if !is_let_in && !std::mem::replace(&mut self.line.borrow_mut().is_moving, true) {
             spawn_guarded(Rc::clone(self).move_on());
         }
         if is_let_in { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn ask(&self, now: Duration, place: &mut Place, waker: &Waker) -> bool {
+    fn ask(&self, round: u64, place: &mut Place, waker: &Waker) -> bool {
         let line = &mut *self.line.borrow_mut();
         if let Some(number) = place.0 {
             let Some(ahead) = number.checked_sub(line.let_in) else {
@@ -93,8 +93,8 @@ impl Lane {
             return false;
         }
         if !line.is_moving {
-            if now.saturating_sub(line.since) >= ROUND_MIN {
-                line.since = now;
+            if round != line.round {
+                line.round = round;
                 line.done = 0;
             }
             if line.done < self.at_once {
@@ -129,19 +129,14 @@ impl Lane {
     }
 }
 
-/// As long as nobody waits, this much time counts as a round.
-const ROUND_MIN: Duration = Duration::from_millis(1);
-
 #[cfg(test)]
 mod tests {
+    use super::{Lane, Place};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::task::{Wake, Waker};
-    use std::time::Duration;
 
-    use super::{Lane, Place, ROUND_MIN};
-
-    const NOW: Duration = Duration::from_secs(1);
+    const NOW: u64 = 7;
 
     #[derive(Default)]
     struct Woken(AtomicU32);
@@ -158,14 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_when_there_is_room_does_not_wait_and_time_makes_room() {
+    fn who_comes_when_there_is_room_does_not_wait_and_each_round_makes_room() {
         let lane = Lane::new(2);
         let (_, waker) = waker();
-        let enter = |now| lane.ask(now, &mut Place::default(), &waker);
+        let enter = |round| lane.ask(round, &mut Place::default(), &waker);
         assert_eq!([enter(NOW), enter(NOW), enter(NOW)], [true, true, false]);
         let lane = Lane::new(2);
-        let enter = |now| lane.ask(now, &mut Place::default(), &waker);
-        assert_eq!([enter(NOW), enter(NOW), enter(NOW + ROUND_MIN)], [true; 3]);
+        let enter = |round| lane.ask(round, &mut Place::default(), &waker);
+        assert_eq!([enter(NOW), enter(NOW), enter(NOW + 1), enter(NOW + 1)], [true; 4]);
+        assert!(!enter(NOW + 1), "however long a round is, it takes no more");
     }
 
     #[test]
@@ -183,7 +179,7 @@ mod tests {
             assert_eq!(passed, (round * 3..let_in as usize).collect::<Vec<_>>());
         }
         assert!(!lane.let_some_in(), "nobody waits any more");
-        assert!(lane.ask(NOW + ROUND_MIN, &mut Place::default(), &waker));
+        assert!(lane.ask(NOW + 1, &mut Place::default(), &waker));
     }
 
     #[test]
@@ -191,8 +187,8 @@ mod tests {
         let lane = Lane::between_rounds(2);
         let (woken, waker) = waker();
         let mut places: Vec<Place> = (0..3).map(|_| Place::default()).collect();
-        let mut ask = |number: usize, now| lane.ask(now, &mut places[number], &waker);
-        assert!(!ask(0, NOW) && !ask(1, NOW + ROUND_MIN) && !ask(2, NOW + ROUND_MIN));
+        let mut ask = |number: usize, round| lane.ask(round, &mut places[number], &waker);
+        assert!(!ask(0, NOW) && !ask(1, NOW + 1) && !ask(2, NOW + 1));
         assert!(lane.let_some_in());
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
         assert!(ask(0, NOW) && ask(1, NOW) && !ask(2, NOW));
@@ -206,7 +202,7 @@ mod tests {
         assert!(lane.ask(NOW, &mut Place::default(), &waker));
         assert!(!lane.ask(NOW, &mut gone, &waker) && !lane.ask(NOW, &mut second, &waker));
         lane.line.borrow_mut().is_moving = true;
-        assert!(!lane.ask(NOW + ROUND_MIN, &mut third, &waker), "time alone makes no room before those that wait");
+        assert!(!lane.ask(NOW + 1, &mut third, &waker), "a round alone makes no room before those that wait");
         assert!(lane.let_some_in() && !lane.ask(NOW, &mut second, &waker));
         assert!(lane.let_some_in() && lane.ask(NOW, &mut second, &waker));
         assert!(lane.let_some_in() && lane.ask(NOW, &mut third, &waker));

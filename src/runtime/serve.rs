@@ -35,7 +35,7 @@ use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
 use super::queue::{CarrierParts, Depth, QueueHandle, QueueParts, Request};
 use super::report::listener_kind;
-use super::shard::{self, ListenerSettings, Order, ShardParts, ShardThread, try_executor};
+use super::shard::{self, ListenerSettings, Order, ShardParts, try_executor, words_of};
 use super::shelf::RunningQueue;
 use super::spool::{self, Keeper, OpenedLog, SpoolSettings, log_settings, spool_directory};
 use super::state_directory::StateDirectory;
@@ -46,8 +46,8 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::limits;
 use crate::observe::event::{
-    CertificateReloadFailed, CertificateReloaded, Draining, Event, HandedOver, Listening, Ready, SpoolOpened, Stopped,
-    UsersReloadFailed, UsersReloaded, Warning,
+    CertificateReloadFailed, CertificateReloaded, Draining, Event, HandedOver, Listening, Ready, ShardFailed,
+    SpoolOpened, Stopped, UsersReloadFailed, UsersReloaded, Warning,
 };
 use crate::observe::label::ListenerKind;
 use crate::observe::metrics::Metrics;
@@ -64,10 +64,12 @@ use crate::tls::config::{Returning, ServerSettings};
 use crate::tls::store::SessionStore;
 
 mod place;
+mod running;
 mod words;
 
 use self::place::{Place, open_listeners, to_hand_over};
-use self::words::{certificate_warning, first_steps, no_executor, no_handover, no_thread, warning};
+use self::running::{RunningShard, doors_of};
+use self::words::{certificate_warning, first_steps, no_executor, no_handover, no_thread, shard_failed, warning};
 
 /// Why the server does not run: what went wrong, what to do about it, and the exit code. Prints on one line.
 #[derive(Debug)]
@@ -177,12 +179,6 @@ struct Service {
     handover: Option<HandoverServer>,
     shards: Vec<RunningShard>,
     calls: flume::Receiver<Call>,
-}
-
-struct RunningShard {
-    orders: flume::Sender<Order>,
-    has_let_go: Arc<AtomicBool>,
-    thread: ShardThread,
 }
 
 /// What the first thread is told while it runs.
@@ -313,9 +309,11 @@ impl Service {
         for (index, (listeners, log)) in listeners.into_iter().zip(logs).enumerate() {
             let number = u16::try_from(index).unwrap_or(u16::MAX);
             let (orders, received) = flume::unbounded();
+            let has_failed = Arc::new(AtomicBool::new(false));
             let has_let_go = Arc::new(AtomicBool::new(false));
             let (way, requests) = flume::unbounded();
             ways.push(way);
+            let doors = doors_of(&listeners);
             let parts = ShardParts {
                 number,
                 core: self.config.core_of_shard(index),
@@ -344,10 +342,11 @@ impl Service {
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),
                 orders: received,
+                has_failed: Arc::clone(&has_failed),
                 has_let_go: Arc::clone(&has_let_go),
             };
             let thread = shard::start(parts).map_err(|error| no_executor(&io::Error::other(error)))?;
-            self.shards.push(RunningShard { orders, has_let_go, thread });
+            self.shards.push(RunningShard { number, orders, has_failed, has_let_go, doors, thread });
         }
         self.queue = QueueHandle::new(ways);
         Ok(())
@@ -413,12 +412,31 @@ impl Service {
                 }
                 Err(_) => self.tick(),
             }
-            if self.shards.iter().any(|shard| shard.thread.is_finished()) {
-                return self.stop(directory, Order::Drain).and(Err(ServeError::new(
-                    Exit::Software,
-                    "a shard has ended by itself",
-                    "this is a defect of onetrip; start it again, and report what the log says",
-                )));
+            if let Some(broken) = self.shards.iter().position(RunningShard::is_broken) {
+                return self.stop_broken(broken, directory);
+            }
+        }
+    }
+
+    /// A shard has ended by itself, as none should, or has to end. The server does, in good order.
+    fn stop_broken(mut self, broken: usize, directory: StateDirectory) -> Result<(), ServeError> {
+        let mut error = shard_failed();
+        if self.shards[broken].thread.is_finished() {
+            let shard = self.shards.remove(broken);
+            shard.close_doors();
+            error = self.bury(shard).err().unwrap_or(error);
+        }
+        self.stop(directory, Order::Drain).and(Err(error))
+    }
+
+    /// What a shard that has ended says: how many connections it has cut.
+    fn bury(&self, shard: RunningShard) -> Result<u64, ServeError> {
+        match shard.thread.join() {
+            Ok(Ok(connections)) => Ok(connections as u64),
+            Ok(Err(error)) => Err(no_executor(&io::Error::other(error))),
+            Err(panic) => {
+                self.report(ShardFailed { shard: shard.number, reason: words_of(&*panic).into() });
+                Err(shard_failed())
             }
         }
     }
@@ -512,12 +530,9 @@ impl Service {
         let mut cut = 0;
         let mut broken = None;
         for shard in std::mem::take(&mut self.shards) {
-            match shard.thread.join() {
-                Ok(Ok(connections)) => cut += connections as u64,
-                Ok(Err(error)) => broken = Some(no_executor(&io::Error::other(error))),
-                Err(_) => {
-                    broken = Some(ServeError::new(Exit::Software, "a shard has panicked", "report what the log says"));
-                }
+            match self.bury(shard) {
+                Ok(connections) => cut += connections,
+                Err(error) => broken = Some(error),
             }
         }
         self.report(Stopped { connections_cut: cut, uptime: self.clock.now().monotonic });

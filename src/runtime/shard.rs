@@ -1,6 +1,7 @@
 //! One shard: a core with its own executor, listeners, connections and buffers. Nothing here is shared on the way of a
 //! message but the session cache of TLS, and of messages that bear a token the table of tokens.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -27,11 +28,12 @@ use super::log_writer::Log;
 use super::once::OnceRegistry;
 use super::passwords::ShardPasswords;
 use super::queue::{QueueNeeds, QueueParts, ShardQueue};
+use super::ring_enter::has_lost_completions;
 use super::rounds::Lane;
 use super::spool::{Keeper, OpenedLog, Spool, SpoolParts};
 use crate::lateness::Lateness;
 use crate::limits;
-use crate::observe::event::{ConnectionId, Event, SpoolFault};
+use crate::observe::event::{ConnectionId, Event, ShardFailed, SpoolFault};
 use crate::observe::metrics::ShardMetrics;
 use crate::proto::server::{Resources, Settings};
 use crate::relay::SyncPolicy;
@@ -63,6 +65,8 @@ pub(super) struct ShardParts {
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
     pub(super) orders: flume::Receiver<Order>,
+    /// Becomes true when this shard cannot go on, and is to be told to end.
+    pub(super) has_failed: Arc<AtomicBool>,
     /// Becomes true when this shard needs nothing of the state directory any more.
     pub(super) has_let_go: Arc<AtomicBool>,
 }
@@ -116,6 +120,7 @@ pub(super) struct Shard {
     drain_timeout: Duration,
     outputs: RefCell<Vec<Output>>,
     draining: Cell<bool>,
+    has_failed: Arc<AtomicBool>,
     next_connection: Cell<u64>,
     log: Log,
 }
@@ -197,6 +202,7 @@ async fn run(parts: ShardParts) -> usize {
         drain_timeout: parts.drain_timeout,
         outputs: RefCell::default(),
         draining: Cell::new(false),
+        has_failed: parts.has_failed,
         next_connection: Cell::new(0),
         log: parts.log,
     });
@@ -340,17 +346,25 @@ pub(super) fn spawn_guarded(task: impl Future<Output = ()> + 'static) {
 
 /// Runs a task; a panic in it becomes an error with the panic's words.
 pub(super) async fn guarded(task: impl Future<Output = ()>) -> Result<(), String> {
-    AssertUnwindSafe(task).catch_unwind().await.map_err(|panic| {
-        let words = panic.downcast_ref::<&str>().map(ToString::to_string);
-        words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".to_owned())
-    })
+    AssertUnwindSafe(task).catch_unwind().await.map_err(|panic| words_of(&*panic))
 }
 
-/// Looks at all deadlines once a second.
+/// What a panic says.
+pub(super) fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(ToString::to_string);
+    words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".to_owned())
+}
+
+/// Looks once a second at all deadlines, and whether the ring is whole.
 async fn sweep(shard: Rc<Shard>) {
     while shard.connections.len() > 0 || !shard.is_draining() {
         sleep(SWEEP_EVERY).await;
         shard.connections.sweep(shard.clock.now().monotonic);
+        if has_lost_completions() && !shard.has_failed.swap(true, Ordering::Release) {
+            // Somebody waits for what was lost, and would for ever: a client, or a message that is being written.
+            let reason = "the kernel had no memory to keep what is ready: some of it is lost".into();
+            shard.report(ShardFailed { shard: shard.number, reason });
+        }
     }
 }
 

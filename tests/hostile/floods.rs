@@ -131,6 +131,59 @@ fn a_flood_of_handshakes_holds_up_nobody() {
 }
 
 #[test]
+fn handshakes_that_come_all_at_once_let_others_in_between_however_long_each_takes() {
+    let _turn = alone();
+    const CROWD: usize = 200;
+    let site = Site::new();
+    let Some(flags) = rsa(&site) else { return };
+    let server = serve(&site, &flags.each_ref().map(String::as_str));
+    let mut inside = Client::greeted(&server);
+    let hello = client_hello();
+    let mut crowd: Vec<TcpStream> = (0..CROWD).map(|number| connect(number, server.tls)).collect();
+    wait_for_open(&server, |open| open > CROWD as u64);
+    // While the server is asleep all of them speak, and then the one who was there before.
+    server.signal(libc::SIGSTOP);
+    crowd.iter_mut().for_each(|client| client.write_all(&hello).unwrap());
+    inside.say("NOOP");
+    server.signal(libc::SIGCONT);
+    inside.expect("250");
+    server.signal(libc::SIGSTOP);
+    let is_answered = |client: &TcpStream| {
+        client.set_nonblocking(true).unwrap();
+        client.peek(&mut [0]).is_ok()
+    };
+    let answered = crowd.iter().filter(|client| is_answered(client)).count();
+    server.signal(libc::SIGCONT);
+    eprintln!("{answered} of {CROWD} handshakes with RSA were before the one who was there");
+    assert!(answered <= CROWD / 4, "{answered} of {CROWD} handshakes were before the one who was there");
+    for client in &crowd {
+        client.set_nonblocking(false).unwrap();
+    }
+    crowd.iter_mut().for_each(|client| client.read_exact(&mut [0; 5]).unwrap());
+    drop(crowd);
+    assert_sound(&server);
+    server.stop(&site);
+}
+
+/// The flags that name an RSA certificate, which makes a handshake slow. `None` where there is no program to make one.
+fn rsa(site: &Site) -> Option<[String; 4]> {
+    let path = |name: &str| site.path(name).into_os_string().into_string().unwrap();
+    let (certificate, key) = (path("rsa.pem"), path("rsa.key"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90", "-subj", "/CN=localhost"]);
+    command.args(["-keyout", &key, "-out", &certificate]);
+    let made = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let Ok(made) = made else {
+        let required = std::env::var_os("ONETRIP_REQUIRE_INTEROP").is_some_and(|value| value == "1");
+        assert!(!required, "openssl is not installed: apt-get install openssl");
+        eprintln!("skipped: openssl is not installed (apt-get install openssl)");
+        return None;
+    };
+    assert!(made.success());
+    Some(["--tls-cert".to_owned(), certificate, "--tls-key".to_owned(), key])
+}
+
+#[test]
 fn thousands_of_handshakes_that_are_never_finished_cost_little_and_are_left_in_time() {
     let _turn = alone();
     let count = crowd(HALF_HANDSHAKES);
@@ -179,7 +232,8 @@ fn secured(server: &Server) -> (StreamOwned<ClientConnection, TcpStream>, Socket
 fn a_flood_of_key_updates_ends_the_connection_and_holds_up_nobody() {
     let _turn = alone();
     let site = Site::new();
-    let server = serve(&site, &[]);
+    // Sessions of the honest client, which does not come back for them, would be what memory grows by.
+    let server = serve(&site, &["--tls-sessions", "100"]);
     let peace = Peace::at(&server);
     let before = Holdings::of(&server);
     peace.holds_during("20 floods of key updates", || {

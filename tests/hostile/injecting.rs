@@ -9,7 +9,7 @@ use std::thread;
 use data_encoding::BASE64;
 
 use crate::floods::client_hello;
-use crate::process::client::Client;
+use crate::process::client::{Client, auth};
 use crate::process::{HOSTNAME, PASSWORD, RECIPIENT, SENDER, Server, Site, USER, onetrip, run_with_input};
 
 const INJECTED: &str =
@@ -94,6 +94,8 @@ fn what_was_said_before_tls_counts_for_nothing_inside() {
     client.secure();
     client.ask("MAIL FROM:<ann@example.org>", "5");
     client.ask("RCPT TO:<bob@example.org>", "5");
+    // Inside, nobody has said EHLO yet.
+    client.ask(&auth(USER, PASSWORD), "503");
     client.ask("EHLO client.example", "250");
     client.ask("MAIL FROM:<ann@example.org>", "530");
     client.quit();
@@ -105,11 +107,11 @@ fn what_was_said_before_tls_counts_for_nothing_inside() {
 /// What somebody on the way does to what the server says in clear text.
 #[derive(Clone, Copy)]
 enum Tamper {
-    /// Puts this behind the reply to STARTTLS.
+    /// Takes QUICKSTART out of everything, so that STARTTLS is waited for, and puts this behind the reply to it.
     BehindReady(&'static str),
     /// Puts this behind the greeting.
     BehindGreeting(&'static str),
-    /// Takes the word STARTTLS, and QUICKSTART, out of everything.
+    /// Takes QUICKSTART out of everything, and puts AUTH in the place of STARTTLS.
     Strip,
 }
 
@@ -160,9 +162,11 @@ fn tampered(bytes: &[u8], tamper: Tamper) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(bytes) else { return bytes.to_vec() };
     let behind = |mark: &str, more: &str| text.replacen(mark, &format!("{mark}{more}"), 1);
     let text = match tamper {
-        Tamper::BehindReady(more) => behind("220 2.0.0 Ready to start TLS\r\n", more),
+        Tamper::BehindReady(more) => {
+            behind("220 2.0.0 Ready to start TLS\r\n", more).replace("QUICKSTART", "XXXXXXXXXX")
+        }
         Tamper::BehindGreeting(more) => behind("220 HELP\r\n", more),
-        Tamper::Strip => text.replace("STARTTLS", "XXXXXXXX").replace("QUICKSTART", "XXXXXXXXXX"),
+        Tamper::Strip => text.replace("QUICKSTART QTLS STARTTLS", "XXXXXXXXXX").replace("STARTTLS", "AUTH PLAIN"),
     };
     text.into_bytes()
 }

@@ -18,6 +18,7 @@ mod early;
 mod floods;
 mod guessing;
 mod injecting;
+mod kernel;
 mod oversized;
 mod slow;
 mod smuggling;

@@ -20,7 +20,7 @@ const DEAF_CLIENTS: usize = 100;
 /// Memory in KiB that a connection in clear text may hold. A shard's own buffers are counted in, as they are few.
 const CLEAR_KIB_MAX: u64 = 8;
 /// The same inside TLS, within a message.
-const TLS_KIB_MAX: u64 = 40;
+const TLS_KIB_MAX: u64 = 28;
 /// The same for one whose replies nobody takes: what one receive brought, and twice what gathers for one send.
 const DEAF_KIB_MAX: u64 = (RECEIVE_BYTES + 2 * REPLIES_BYTES_MAX) as u64 / 1_024;
 /// What a server may take besides while they are there: little, so that a receive's worth of replies would not fit.
@@ -146,26 +146,27 @@ fn hundreds_of_clients_that_never_read_are_not_read_from_and_are_left_in_time() 
 }
 
 #[test]
-fn clients_that_read_a_byte_at_a_time_get_every_reply() {
+fn a_client_that_reads_a_byte_at_a_time_gets_every_reply() {
     let _turn = alone();
     let site = Site::new();
     let server = serve(&site, &["--commands-max", "1000000"]);
     let peace = Peace::at(&server);
     let before = Holdings::of(&server);
-    const NOOPS: usize = 100;
-    let mut slow = all(200, server.starttls);
-    slow.iter_mut()
-        .for_each(|client| client.write_all(&[&b"NOOP\r\n".repeat(NOOPS)[..], b"QUIT\r\n"].concat()).unwrap());
-    peace.holds_during("200 clients that read a byte at a time", || {
-        for client in &mut slow {
-            let (mut words, mut byte) = (Vec::new(), [0]);
-            while client.read(&mut byte).unwrap() == 1 {
-                words.push(byte[0]);
-            }
+    // Far more than the system's buffers have room for, so that sends take only a part.
+    const HELLOS: usize = 20_000;
+    let slow = connect_with_window(0, server.starttls);
+    let said = [&b"EHLO a.b\r\n".repeat(HELLOS)[..], b"QUIT\r\n"].concat();
+    peace.holds_during("a client that reads a byte at a time", || {
+        thread::scope(|scope| {
+            scope.spawn(|| (&slow).write_all(&said).unwrap());
+            let mut words = vec![0; 200_000];
+            words.iter_mut().for_each(|byte| (&slow).read_exact(std::slice::from_mut(byte)).unwrap());
+            // By now the server waits for it; nobody need wait for the rest.
+            (&slow).read_to_end(&mut words).unwrap();
             let words = String::from_utf8(words).unwrap();
-            assert_eq!(words.matches("\r\n250 ").count(), NOOPS, "{words}");
-            assert!(words.lines().last().unwrap().starts_with("221 "), "{words}");
-        }
+            assert_eq!(words.matches("\r\n250 ").count(), HELLOS, "of {} bytes", words.len());
+            assert!(words.lines().last().unwrap().starts_with("221 "));
+        });
     });
     drop(slow);
     before.assert_given_back(&server);
@@ -200,6 +201,35 @@ fn thousands_of_slow_readers_cost_little_and_hold_up_nobody() {
     assert!(words.lines().last().unwrap().starts_with("221 "), "{words}");
     drop((last, slow));
     before.assert_given_back(&server);
+    assert_sound(&server);
+    server.stop(&site);
+}
+
+#[test]
+fn who_has_said_much_lets_others_in_between_its_receives() {
+    let _turn = alone();
+    const CROWD: usize = 40;
+    let site = Site::new();
+    let server = serve(&site, &["--errors-max", "100000"]);
+    let mut inside = Client::greeted(&server);
+    let mut crowd: Vec<Client> = (0..CROWD).map(|number| Client::over(connect(number, server.starttls))).collect();
+    crowd.iter_mut().for_each(|client| drop(client.expect("220")));
+    // A receive takes one such line, and there is one reply to it.
+    let line = [&vec![b'x'; RECEIVE_BYTES - 2][..], b"\r\n"].concat();
+    // While the server is asleep all of them say what the system has room for, and then the one who was there before a word.
+    server.signal(libc::SIGSTOP);
+    let said: usize = crowd.iter_mut().map(|client| client.say_what_there_is_room_for(&line.repeat(64))).sum();
+    inside.say("NOOP");
+    server.signal(libc::SIGCONT);
+    inside.expect("250");
+    server.signal(libc::SIGSTOP);
+    let heard: usize = crowd.iter_mut().map(Client::waiting_bytes).sum();
+    server.signal(libc::SIGCONT);
+    let (lines, answered) = (said / line.len(), heard / b"500 5.5.2 Line too long\r\n".len());
+    eprintln!("{answered} of {lines} receives were before the one who was there");
+    assert!(lines > 4 * CROWD, "the system has room for {lines} lines");
+    assert!(answered <= 2 * CROWD, "{answered} of {lines} receives were before the one who was there");
+    drop(crowd);
     assert_sound(&server);
     server.stop(&site);
 }

@@ -123,6 +123,20 @@ impl Client {
         }
     }
 
+    /// Sends as much of this in clear text as the system takes without waiting; returns how many bytes.
+    pub fn say_what_there_is_room_for(&mut self, bytes: &[u8]) -> usize {
+        let Wire::Clear(stream) = &mut self.wire else { panic!("clear text") };
+        stream.set_nonblocking(true).expect("an option");
+        let mut said = 0;
+        while said < bytes.len()
+            && let Ok(more) = stream.write(&bytes[said..])
+        {
+            said += more;
+        }
+        stream.set_nonblocking(false).expect("an option");
+        said
+    }
+
     /// Sends a line.
     pub fn say(&mut self, line: &str) {
         self.send(format!("{line}\r\n"));
@@ -192,6 +206,15 @@ impl Client {
                 return Ok(lines.join("\n"));
             }
         }
+    }
+
+    /// How many bytes in clear text have come and were not taken.
+    pub fn waiting_bytes(&mut self) -> usize {
+        let Wire::Clear(stream) = &mut self.wire else { panic!("clear text") };
+        stream.set_nonblocking(true).expect("an option");
+        let waiting = stream.peek(&mut [0; 4_096]).unwrap_or_default();
+        stream.set_nonblocking(false).expect("an option");
+        self.received.len() + waiting
     }
 
     /// The server must have nothing more to say, and close in an orderly way.

@@ -8,9 +8,9 @@ use super::{
     AcceptPaused, AuthFailed, AuthPutOff, CertificateReloadFailed, CertificateReloaded, Concerned, ConnectionEnded,
     ConnectionId, ConnectionRefused, DeliveryFault, DestinationDown, DestinationUp, Draining, Event, HandedOver,
     Listening, LogLinesDropped, MessageDeferred, MessageDelivered, MessageExpired, MessageFailed, MessageRefused,
-    MessageRepeated, MessageStored, OnceTokensForgotten, Outcome, Ready, ReportQueued, SessionPanicked, ShardLate,
-    SpoolDamaged, SpoolFault, SpoolFull, SpoolOpened, Stopped, TakingOver, TlsFacts, TookOver, UsersReloadFailed,
-    UsersReloaded, Warning,
+    MessageRepeated, MessageStored, OnceTokensForgotten, Outcome, Ready, ReportQueued, SessionPanicked, ShardFailed,
+    ShardLate, SpoolDamaged, SpoolFault, SpoolFull, SpoolOpened, Stopped, TakingOver, TlsFacts, TookOver,
+    UsersReloadFailed, UsersReloaded, Warning,
 };
 use crate::observe::label::{BodyKind, Bound, EarlyData, ListenerKind, QhloOutcome, Resumption, Start, TlsVersion};
 
@@ -140,6 +140,7 @@ pub(crate) fn one_of_each() -> Vec<Event> {
         TakingOver { sockets: 4, patience: Duration::from_secs(50) }.into(),
         TookOver { waited: Duration::from_millis(12) }.into(),
         HandedOver { sockets: 4 }.into(),
+        ShardFailed { shard: 1, reason: "broken".into() }.into(),
         Draining { connections: 4, timeout: Duration::from_secs(30) }.into(),
         Stopped { connections_cut: 0, uptime: Duration::from_secs(60) }.into(),
     ]

@@ -227,6 +227,32 @@ impl Describe for Draining {
     }
 }
 
+/// A shard cannot go on. The service stops in good order, with exit code 70, so that its manager starts it again.
+///
+/// The connections of a shard whose code broke an invariant are lost; those of all others, and those of a shard whose ring lost
+/// something, may end their transactions. Messages that were acknowledged are safe. It is a defect: report it with this line,
+/// unless the machine has run out of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardFailed {
+    /// The shard.
+    pub shard: u16,
+    /// What the broken invariant says, or what is lost.
+    pub reason: Text,
+}
+
+impl Describe for ShardFailed {
+    const NAME: &'static str = "shard_failed";
+
+    fn severity(&self) -> Severity {
+        Severity::Error
+    }
+
+    fn describe(&self, fields: &mut dyn Fields) {
+        fields.number("shard", self.shard.into());
+        fields.text("reason", &self.reason);
+    }
+}
+
 /// Another server has the listening sockets: this one accepts nobody any more, and stops.
 ///
 /// Nothing need be done; `draining` and `stopped` follow.

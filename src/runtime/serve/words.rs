@@ -52,6 +52,10 @@ pub(super) fn no_executor(error: &io::Error) -> ServeError {
     )
 }
 
+pub(super) fn shard_failed() -> ServeError {
+    ServeError::new(Exit::Software, "a shard has failed", "start the server again, and report what the log says")
+}
+
 pub(super) fn cannot_listen(endpoint: Endpoint, error: &io::Error) -> ServeError {
     let flag = match endpoint.opening {
         Opening::Clear => "--listen",
