@@ -2,7 +2,7 @@
 //! that is.
 //!
 //! ```text
-//! read all ──▶ drop_doubles ──▶ for each log without a shard: take_over ──▶ its segments are removed, the oldest first
+//! read all ──▶ drop_doubles ──▶ for each log without a shard: take_over ──▶ remove_all
 //! ```
 //!
 //! A start may be interrupted anywhere, and the next one may have any number of shards. So nothing is removed before its copy is
@@ -154,11 +154,14 @@ impl<S: Segments> RestingLog<S> {
         self.settle(now)
     }
 
-    /// Removes all segments. The oldest goes first: a note that a message is done must not go before the message.
+    /// Removes all segments, when what they hold is elsewhere. It is noted before, because what is left of a message when only
+    /// some of them are gone would look like damage. The oldest goes first: such a note must not go before its message.
     ///
     /// # Errors
     /// Some of them are still there.
-    pub fn remove_segments(&mut self) -> Result<(), S::Fault> {
+    pub fn remove_all(&mut self, now: Now) -> Result<(), S::Fault> {
+        let all: Vec<_> = self.log.messages().collect();
+        self.forget(now, &all)?;
         self.segments.numbers()?.into_iter().try_for_each(|number| self.segments.remove(number))
     }
 
@@ -241,3 +244,107 @@ fn record(bytes: &[u8], address: Address) -> Option<Record<'_>> {
 
 /// Bytes that are moved between logs with one sync.
 const MOVED_TOGETHER_BYTES: usize = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::{RestingLog, Segments};
+    use crate::spool::Place;
+    use crate::spool::frame::SegmentHeader;
+    use crate::spool::log::{Refusal, Write};
+    use crate::spool::tests::disk::Disk;
+    use crate::spool::tests::{SETTINGS, simple};
+    use crate::time::Now;
+
+    const NOW: Now = Now::simulated_ms(10_000);
+
+    /// A disk whose machine stops before one of its changes.
+    struct Failing {
+        disk: Disk,
+        changes_left: Rc<Cell<u32>>,
+    }
+
+    impl Failing {
+        fn change(&mut self, act: impl FnOnce(&mut Disk)) -> Result<(), ()> {
+            self.changes_left.set(self.changes_left.get().checked_sub(1).ok_or(())?);
+            act(&mut self.disk);
+            Ok(())
+        }
+    }
+
+    impl Segments for Failing {
+        type Fault = ();
+
+        fn numbers(&self) -> Result<Vec<u32>, ()> {
+            Ok(self.disk.0.keys().copied().collect())
+        }
+
+        fn read(&self, number: u32) -> Result<Vec<u8>, ()> {
+            Ok(self.disk.0[&number].clone())
+        }
+
+        fn read_at(&self, place: Place, bytes: u32) -> Result<Vec<u8>, ()> {
+            Ok(self.disk.read(place, bytes).to_vec())
+        }
+
+        fn write(&mut self, write: &Write) -> Result<(), ()> {
+            self.change(|disk| disk.write(write))
+        }
+
+        fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), ()> {
+            self.change(|disk| disk.prepare(header, recycled))
+        }
+
+        fn remove(&mut self, number: u32) -> Result<(), ()> {
+            self.change(|disk| drop(disk.0.remove(&number)))
+        }
+
+        fn refused(&self, refusal: Refusal) {
+            panic!("a log refuses what another has: {refusal:?}");
+        }
+    }
+
+    fn open(disk: Disk, changes_left: &Rc<Cell<u32>>) -> RestingLog<Failing> {
+        let recovered = disk.recover(SETTINGS, NOW, &mut |_| ());
+        assert_eq!(recovered.damage, []);
+        RestingLog { log: recovered.log, segments: Failing { disk, changes_left: Rc::clone(changes_left) } }
+    }
+
+    fn join(to: &mut RestingLog<Failing>, from: &mut RestingLog<Failing>) -> Result<(), ()> {
+        let known = to.log.messages().collect();
+        to.take_over(NOW, from, &known, &[])?;
+        from.remove_all(NOW)
+    }
+
+    /// Messages of three parts each, of which some lie in two segments.
+    fn full() -> Disk {
+        let mut log = open(Disk::default(), &Rc::new(Cell::new(u32::MAX)));
+        for number in 0..20 {
+            log.log.append_message(NOW, &simple(number, 10_000), 0).unwrap();
+        }
+        log.settle(NOW).unwrap();
+        log.segments.disk
+    }
+
+    #[test]
+    fn a_move_that_is_interrupted_before_any_change_loses_nothing_and_looks_like_no_damage() {
+        let before = full();
+        assert!(before.0.len() > 2);
+        for changes in 0.. {
+            let left = Rc::new(Cell::new(changes));
+            let (mut to, mut from) = (open(Disk::default(), &left), open(before.clone(), &left));
+            let joined = join(&mut to, &mut from);
+            left.set(u32::MAX);
+            let (mut to, mut from) = (open(to.segments.disk, &left), open(from.segments.disk, &left));
+            join(&mut to, &mut from).unwrap();
+            assert_eq!(to.log.message_count(), 20, "after {changes} changes");
+            assert!(from.segments.disk.0.is_empty());
+            if joined.is_ok() {
+                assert!(changes > 5, "it was interrupted everywhere");
+                return;
+            }
+        }
+    }
+}

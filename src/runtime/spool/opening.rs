@@ -204,7 +204,7 @@ impl Opening<'_> {
         })?;
         let known: HashSet<_> = logs.iter().flat_map(|opened| opened.log.messages()).collect();
         logs[target].take_over(self.now, &from, &known, &tokens)?;
-        from.remove_segments()?;
+        from.remove_all(self.now)?;
         from.segments.remove_directory()?;
         sync_directory(&self.settings.path)
     }
