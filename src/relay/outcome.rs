@@ -42,3 +42,27 @@ pub struct Reason {
     /// Did the next hop take over the duty to send delivery status notifications (RFC 3461 §5.2.2)?
     pub passes_dsn: bool,
 }
+
+impl AttemptResult {
+    /// The same has become of all `recipients`, and the destination is not to blame.
+    pub fn of_all(recipients: &[u32], outcome: &Outcome) -> Self {
+        let outcomes = recipients.iter().map(|number| (*number, outcome.clone())).collect();
+        Self { outcomes, hop: Hop::Reached }
+    }
+
+    /// Whoever was refused for good waits on, because their sender could not be told.
+    pub fn keep_waiting(&mut self) {
+        for (_, outcome) in &mut self.outcomes {
+            if let Outcome::Failed(reason) = outcome {
+                *outcome = Outcome::Deferred(std::mem::take(reason));
+            }
+        }
+    }
+}
+
+impl Reason {
+    /// In words of ours.
+    pub fn ours(status: &str, text: &str) -> Self {
+        Self { status: status.into(), text: text.into(), remote: None, passes_dsn: false }
+    }
+}

@@ -9,6 +9,7 @@
 //! | [`frame`] | how they lie in batches and segments |
 //! | [`log`], [`upkeep`] | which bytes go where and when; which segments are made, freed, cleaned |
 //! | [`recovery`] | what is found at start |
+//! | [`resting`] | what moves between logs then, because shards are fewer |
 //! | [`once`] | which tokens are known |
 
 mod contents;
@@ -20,6 +21,7 @@ mod place;
 mod progress;
 pub mod record;
 pub mod recovery;
+pub mod resting;
 pub mod upkeep;
 
 pub use place::Place;

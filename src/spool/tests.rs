@@ -3,7 +3,7 @@
 //! A seed decides everything. `ONETRIP_SEED=N cargo test --lib spool` plays one again, `ONETRIP_SEEDS=N` the first so many.
 
 #[path = "../../tests/support/disk.rs"]
-mod disk;
+pub(crate) mod disk;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(crate) fn message(mail: &str, recipients: &[&str], content: &[u8]) -> Messag
     message
 }
 
-const SETTINGS: LogSettings = LogSettings {
+pub(crate) const SETTINGS: LogSettings = LogSettings {
     segment_bytes: 16 * BLOCK_BYTES,
     batch_bytes_max: 8_192,
     part_bytes: 3_000,
@@ -42,7 +42,8 @@ const SETTINGS: LogSettings = LogSettings {
     token_retention: Duration::from_secs(100),
 };
 
-fn simple(number: u32, bytes: usize) -> Message {
+/// A message of so many bytes.
+pub(crate) fn simple(number: u32, bytes: usize) -> Message {
     let mut message =
         message("MAIL FROM:<a@b.example>", &["RCPT TO:<c@d.example>"], &vec![b'a' + (number % 26) as u8; bytes]);
     message.id = MessageId::new(Now::simulated_ms(u64::from(number)).unix, 0, number);

@@ -65,7 +65,7 @@ impl Submitter {
                 1..=3 => chance.count(1, 8_000),
                 _ => chance.count(1, 400),
             };
-            let kind = Kind { has_token: !chance.one_in(3), is_doomed: chance.one_in(8), may_be_binary: true, bytes };
+            let kind = Kind { has_token: !chance.one_in(3), is_doomed: chance.one_in(8), may_be_special: true, bytes };
             mine.push(letters.len());
             letters.push(Letter::new(chance, number, at, kind));
         }
@@ -128,9 +128,8 @@ impl World {
 
     /// Returns the link, and how long the first flight has to wait.
     pub fn connect(&mut self, number: usize) -> (LinkName, u64) {
-        let shard = self.chance.count(0, self.plan.shards - 1);
         let is_calm = self.is_calm();
-        let mut link = Link::new(&mut self.chance, number, shard, is_calm);
+        let mut link = Link::new(&mut self.chance, number, is_calm);
         let (open_us, wait_us) = link.open(self.now_us);
         self.last_link += 1;
         let name = self.last_link;

@@ -1,10 +1,10 @@
-//! What clients have to say, what they were told about it, and what arrived: the facts by which a run is judged.
+//! What clients have to say, and what they were told about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use onetrip::limits::HOPS_MAX;
-use onetrip::proto::client::{Address, Content, Message, Recipient, Xtext};
-use onetrip::proto::message::{self, MessageId};
+use onetrip::proto::client::{Address, Content, Message, Notify, Recipient, Return, Xtext};
+use onetrip::proto::message::MessageId;
 
 use crate::chance::Chance;
 
@@ -19,6 +19,8 @@ pub struct Letter {
     pub fates: Vec<Fate>,
     /// The server must refuse it, whole.
     pub is_doomed: bool,
+    /// It is no text.
+    pub is_binary: bool,
 }
 
 /// What a client knows of one recipient.
@@ -37,7 +39,8 @@ pub struct Fate {
 pub struct Kind {
     pub has_token: bool,
     pub is_doomed: bool,
-    pub may_be_binary: bool,
+    /// It may be binary, and its sender may say when to be told.
+    pub may_be_special: bool,
     pub bytes: usize,
 }
 
@@ -46,24 +49,27 @@ impl Letter {
         let name = format!("{client}.{number}");
         let most = if chance.one_in(4) { 5 } else { 2 };
         let count = chance.count(1, most);
-        let recipient = |at: usize, domain: &str| {
-            let address = format!("r{client}-{number}-{at}@{domain}");
-            Recipient::new(Address::parse(&address).expect("an address"))
-        };
-        let recipients = (0..count).map(|at| recipient(at, chance.pick(&DOMAINS))).collect();
+        let recipients = (0..count).map(|at| recipient(chance, &format!("{client}-{number}-{at}"), kind)).collect();
+        let is_binary = !kind.is_doomed && kind.may_be_special && chance.one_in(5);
         let content = if kind.is_doomed {
             let text = format!("{MARK}{name}\r\n{}\r\nx\r\n", "Received: x\r\n".repeat(HOPS_MAX + 1));
             Content::new(text.into_bytes()).expect("lines")
-        } else if kind.may_be_binary && chance.one_in(5) {
+        } else if is_binary {
             Content::binary(binary(chance, &name, kind.bytes))
         } else {
             Content::new(text(chance, &name, kind.bytes)).expect("lines")
         };
-        let sender = Address::parse(&format!("s{client}@example.org")).expect("an address");
+        let sender = match chance.below(12) {
+            0 => format!("xs{client}@example.org"),
+            1 => format!("s{client}@{GONE}"),
+            _ => format!("s{client}@example.org"),
+        };
+        let sender = Address::parse(&sender).expect("an address");
         let mut message = Message::new(sender, recipients, content);
         message.once = kind.has_token.then(|| Xtext::once_token(&format!("token {name}")).expect("a token"));
+        message.return_content = (kind.may_be_special && chance.one_in(3)).then_some(Return::Full);
         let fates = (0..count).map(|_| Fate::default()).collect();
-        Self { name, message, fates, is_doomed: kind.is_doomed }
+        Self { name, message, fates, is_doomed: kind.is_doomed, is_binary }
     }
 
     /// Is there nothing left to do for it?
@@ -76,9 +82,45 @@ impl Letter {
         (0..self.fates.len()).filter(|at| !self.fates[*at].is_settled).collect()
     }
 
-    fn address(&self, at: usize) -> &str {
+    /// A recipient's address.
+    pub fn address(&self, at: usize) -> &str {
         self.message.recipients[at].address.as_str()
     }
+}
+
+/// How the next hop takes to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Welcome {
+    /// It takes their mail.
+    Now,
+    /// It says that it will, and never does.
+    Later,
+    /// It knows nobody of that name.
+    Never,
+}
+
+impl Welcome {
+    /// Told by the first letter of the address.
+    pub fn of(address: &str) -> Self {
+        match address.as_bytes().first() {
+            Some(b'x') => Self::Never,
+            Some(b'w') => Self::Later,
+            _ => Self::Now,
+        }
+    }
+}
+
+fn recipient(chance: &mut Chance, name: &str, kind: Kind) -> Recipient {
+    let welcome = chance.pick(&["r", "r", "r", "r", "r", "r", "r", "r", "r", "r", "r", "x", "x", "w"]);
+    let domain = if chance.one_in(16) { GONE } else { chance.pick(&DOMAINS) };
+    let address = Address::parse(&format!("{welcome}{name}@{domain}")).expect("an address");
+    let wishes = Notify { success: chance.one_in(3), failure: !chance.one_in(3), delay: chance.one_in(2) };
+    let notify = match chance.below(6) {
+        0 => Some(Notify::default()),
+        1 | 2 => Some(wishes),
+        _ => None,
+    };
+    Recipient { notify: notify.filter(|_| kind.may_be_special), ..Recipient::new(address) }
 }
 
 /// Lines of which some are what dot-stuffing and the end of DATA are about.
@@ -126,67 +168,11 @@ fn binary(chance: &mut Chance, name: &str, bytes: usize) -> Vec<u8> {
     bytes_out
 }
 
-/// Where everything arrives: a next hop that knows what it has taken, as a Maildir does, and takes it once under one name.
-#[derive(Debug, Default)]
-pub struct Sink {
-    /// Recipient and name of the message, with the letter that it is.
-    taken: BTreeMap<(String, MessageId), String>,
-}
-
-impl Sink {
-    /// Takes a message for these of its recipients.
-    pub fn take(&mut self, letters: &[Letter], message: &message::Message, recipients: &[u32], may_be_there: bool) {
-        let letter = letter_of(letters, &message.content);
-        assert_eq!(message.content, letter.message.content.as_bytes(), "{}: it was altered", letter.name);
-        assert_eq!(message.envelope.sender(), letter.message.sender.as_str(), "{}: of another sender", letter.name);
-        assert!(message.trace.starts_with(b"Received: "), "{}: without its trace", letter.name);
-        for number in recipients {
-            let recipient = message.envelope.recipients().nth(*number as usize).expect("one of its recipients");
-            let address = recipient.address.to_owned();
-            let is_its_own = (0..letter.fates.len()).any(|at| letter.address(at) == address);
-            assert!(is_its_own, "{} came to {address}, whom it was never for", letter.name);
-            let before = self.taken.insert((address, message.id), letter.name.clone());
-            assert!(before.is_none() || may_be_there, "{}: delivered again, and nobody was warned", letter.name);
-        }
-    }
-
-    /// Judges the whole run.
-    pub fn judge(&self, letters: &[Letter]) {
-        for letter in letters {
-            assert!(letter.is_settled(), "{}: its client never had an answer", letter.name);
-            for (at, fate) in letter.fates.iter().enumerate() {
-                self.judge_fate(letter, letter.address(at), fate);
-            }
-        }
-    }
-
-    fn judge_fate(&self, letter: &Letter, address: &str, fate: &Fate) {
-        let name = &letter.name;
-        let copies: Vec<_> = self.taken.keys().filter(|(to, _)| to == address).map(|(_, id)| *id).collect();
-        for id in &fate.acknowledged {
-            assert!(copies.contains(id), "{name}: acknowledged as {id}, and never delivered to {address}");
-        }
-        let most = match letter.message.once {
-            _ if letter.is_doomed => 0,
-            Some(_) => 1,
-            None => fate.acknowledged.len() + fate.uncertain as usize,
-        };
-        let known = &fate.acknowledged;
-        assert!(copies.len() <= most, "{name}: {address} has {copies:?}, at most {most} may be; known are {known:?}");
-        let has_reason = !fate.acknowledged.is_empty() || fate.uncertain > 0;
-        assert!(copies.is_empty() || has_reason, "{name}: {address} has it although it was never sent");
-    }
-}
-
-fn letter_of<'a>(letters: &'a [Letter], content: &[u8]) -> &'a Letter {
-    let line = content.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let name = line.strip_prefix(MARK.as_bytes()).unwrap_or_default();
-    let letter = letters.iter().find(|letter| letter.name.as_bytes() == name);
-    letter.unwrap_or_else(|| panic!("a message arrived that nobody has sent: {:?}", String::from_utf8_lossy(line)))
-}
-
 /// Where recipients are: `b.example` has a destination of its own.
 const DOMAINS: [&str; 3] = ["a.example", "b.example", "c.example"];
 
+/// Where nobody ever answers.
+pub const GONE: &str = "gone.example";
+
 /// What a message begins with.
-const MARK: &str = "X-Letter: ";
+pub const MARK: &str = "X-Letter: ";

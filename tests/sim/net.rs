@@ -10,7 +10,7 @@ use crate::world::{Event, World};
 pub type LinkName = u64;
 
 /// Which end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
     Client,
     Server,
@@ -20,7 +20,6 @@ pub enum End {
 #[derive(Debug)]
 pub struct Link {
     pub client: usize,
-    pub shard: usize,
     /// One way, in microseconds.
     pub delay_us: u64,
     /// The first flight travels with the SYN.
@@ -75,7 +74,7 @@ enum How {
 
 impl Link {
     /// A connection with all that will happen to it; nothing bad, once the weather is calm.
-    pub fn new(chance: &mut Chance, client: usize, shard: usize, is_calm: bool) -> Self {
+    pub fn new(chance: &mut Chance, client: usize, is_calm: bool) -> Self {
         let segments = match chance.below(10) {
             0 => Segments::Bytes(chance.between(20, 500)),
             1..=3 => Segments::UpTo { most: chance.between(1, 200), left: SMALL_SEGMENTS },
@@ -96,7 +95,6 @@ impl Link {
         let meddler = chance.one_in(12);
         Self {
             client,
-            shard,
             delay_us: chance.between(50, 150_000),
             fast_open: chance.one_in(3),
             segments,
@@ -148,9 +146,12 @@ impl Link {
 
     /// What the meddler makes of what a client says in the clear.
     fn meddle(&mut self, bytes: &mut Vec<u8>) {
+        if !self.meddler {
+            return;
+        }
         let begins: [&[u8]; 2] = [b"STARTTLS\r\n", b"QTLS\r\n"];
         let found = |begin: &[u8]| bytes.windows(begin.len()).position(|part| part == begin).map(|at| at + begin.len());
-        if let (true, Some(at)) = (self.meddler, begins.into_iter().find_map(found)) {
+        if let Some(at) = begins.into_iter().find_map(found) {
             self.meddler = false;
             bytes.splice(at..at, MEDDLING.iter().copied());
         }

@@ -54,7 +54,7 @@ impl Rambler {
             if chance.one_in(2) {
                 rambler.ramble(chance);
             }
-            let kind = Kind { has_token: false, is_doomed: false, may_be_binary: false, bytes: chance.count(1, 600) };
+            let kind = Kind { has_token: false, is_doomed: false, may_be_special: false, bytes: chance.count(1, 600) };
             let letter = Letter::new(chance, number, at, kind);
             rambler.tell(chance, &letter, letters.len());
             rambler.letters.push(letters.len());
@@ -233,7 +233,8 @@ impl World {
                     self.seen.rambled += 1;
                 }
                 Some(reply) => {
-                    assert!(reply.is_transient() && self.plan.disk_fails, "{} was refused: {reply}", letter.name);
+                    let may_be_refused = self.plan.disk_fails || reply.code() == 421;
+                    assert!(reply.is_transient() && may_be_refused, "{} was refused: {reply}", letter.name);
                     fate.uncertain += 1;
                 }
             }

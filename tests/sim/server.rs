@@ -1,58 +1,49 @@
-//! The server as a process: its connections, driven as the runtime drives them, and what all shards share.
+//! The server's end of a connection, driven as `src/runtime/connection.rs` drives it.
 //!
-//! It decides nothing that the real server decides: it hands on bytes, judges passwords, asks the registry and the log, and
-//! says what came of it.
+//! It decides nothing that the real server decides: it hands on bytes, judges passwords, and says what came of what it was
+//! told to do. What becomes of messages is in `taking.rs`.
 
-use std::collections::BTreeMap;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use onetrip::observe::metrics::OnceMetrics;
 use onetrip::proto::credential::Verdict;
 use onetrip::proto::message::{Message, MessageId, Piece};
-use onetrip::proto::proof::Committed;
+use onetrip::proto::reply;
 use onetrip::proto::server::{Opening, Peer, Server};
-use onetrip::runtime::once::{Claim, OnceRegistry, Turn};
+use onetrip::runtime::once::{Claim, Turn};
 use onetrip::spool::Place;
 use onetrip::spool::log::{Refusal, Ticket};
-use onetrip::spool::once::OnceBounds;
-use onetrip::tls::config::ServerConfigs;
 use onetrip::wire::{Connection, Output, Step};
 
 use crate::client::Submitter;
 use crate::net::{End, LinkName, MEDDLER};
+use crate::process::Process;
 use crate::storage::Shard;
 use crate::support::{PASSWORD, USER, accepted};
-use crate::world::{Event, Sabotage, World};
-
-/// The server while it lives.
-pub struct Process {
-    registry: Arc<OnceRegistry>,
-    /// Its TLS, with the sessions of this life.
-    configs: Arc<ServerConfigs>,
-    pub shards: Vec<Shard>,
-    conversations: BTreeMap<LinkName, Conversation>,
-}
+use crate::world::{Event, World};
 
 /// The server's end of a connection.
-struct Conversation {
-    shard: usize,
-    connection: Connection,
-    output: Output,
+pub struct Conversation {
+    /// Which process it belongs to.
+    pub life: u32,
+    pub shard: usize,
+    pub connection: Connection,
+    pub output: Output,
     /// What has arrived and was not taken yet.
     inbox: Vec<u8>,
     /// The client has closed, or is gone.
     is_ended: bool,
-    doing: Doing,
+    /// Nobody waits for it any more, and nobody hears what it says.
+    is_cut: bool,
+    pub doing: Doing,
     /// The message that comes in pieces.
-    incoming: Option<Incoming>,
+    pub incoming: Option<Incoming>,
 }
 
 /// What a connection waits for.
-enum Doing {
+pub enum Doing {
     /// Its client.
     Receiving,
     /// Whether the password is right.
@@ -65,50 +56,61 @@ enum Doing {
     Storing { ticket: Ticket, message: Box<Message>, claim: Option<Claim>, outcome: Option<Result<Place, Refusal>> },
 }
 
-struct Incoming {
-    message: MessageId,
-    newest: Ticket,
+/// A message of which the log has the beginning.
+pub struct Incoming {
+    pub message: MessageId,
+    pub newest: Ticket,
     /// What became of the newest piece.
-    outcome: Option<Result<Place, Refusal>>,
+    pub outcome: Option<Result<Place, Refusal>>,
 }
 
-impl Process {
-    /// A registry that knows no token yet.
-    pub fn registry(retention: Duration) -> OnceRegistry {
-        let bounds = OnceBounds { retention, tokens_max: 1_000 };
-        OnceRegistry::new(bounds, Arc::new(OnceMetrics::default())).expect("random bytes")
+impl Conversation {
+    /// Does it wait for its client, with no transaction open?
+    pub fn is_idle(&self) -> bool {
+        let server = self.connection.server();
+        matches!(self.doing, Doing::Receiving) && !server.is_in_transaction() && !server.is_securing()
     }
 
-    /// A process with these shards, and what its registry has found.
-    pub fn new(world: &World, shards: Vec<Shard>, registry: OnceRegistry) -> Self {
-        let configs = world.site.restarted().configs;
-        Self { registry: Arc::new(registry), configs, shards, conversations: BTreeMap::new() }
+    /// Does it wait for its client in the middle of a transaction?
+    pub fn is_receiving(&self) -> bool {
+        matches!(self.doing, Doing::Receiving) && self.connection.server().is_in_transaction()
     }
 
-    /// Nothing is left over.
-    pub fn check_end(&self) {
-        assert!(self.conversations.is_empty(), "connections never ended: {:?}", self.conversations.keys());
-        self.shards.iter().for_each(Shard::check_end);
+    /// Is it in the middle of a TLS handshake, where nothing can be said?
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.doing, Doing::Receiving) && self.connection.server().is_securing()
     }
 
-    /// Something has become of what was appended for a connection.
-    pub fn tell(&mut self, link: LinkName, ticket: Ticket, result: Result<Place, Refusal>) {
-        let Some(conversation) = self.conversations.get_mut(&link) else {
-            return;
-        };
-        match (&mut conversation.doing, &mut conversation.incoming) {
+    /// Lets it know that the server stops, before it is told anything else.
+    pub fn note_drain(&mut self, breaks_off: bool) {
+        let (is_open, has_ended) = (self.connection.server().is_in_transaction(), self.has_ended());
+        if breaks_off {
+            self.connection.handle_cut(&mut self.output);
+        } else {
+            self.connection.handle_drain(&mut self.output);
+        }
+        assert!(!is_open || self.has_ended() == has_ended, "a transaction was broken off by a server that stops");
+    }
+
+    /// Ends it, whatever is open.
+    pub fn cut(&mut self) {
+        self.is_cut = true;
+        if let Doing::Receiving = self.doing {
+            self.connection.handle_cut(&mut self.output);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.connection.server().outcome().is_some()
+    }
+
+    /// Something has become of what was appended for it.
+    pub fn tell(&mut self, ticket: Ticket, result: Result<Place, Refusal>) {
+        match (&mut self.doing, &mut self.incoming) {
             (_, Some(incoming)) if incoming.newest == ticket => incoming.outcome = Some(result),
             (Doing::Storing { ticket: of, outcome, .. }, _) if *of == ticket => *outcome = Some(result),
             _ => {}
         }
-    }
-
-    /// Connections that wait for others to store a message.
-    fn claiming(&self) -> Vec<LinkName> {
-        let waits = |(name, conversation): (&LinkName, &Conversation)| {
-            matches!(conversation.doing, Doing::Claiming(..)).then_some(*name)
-        };
-        self.conversations.iter().filter_map(waits).collect()
     }
 }
 
@@ -118,16 +120,22 @@ impl World {
     /// Takes a connection: what has come with it is answered together with the greeting.
     pub fn accept(&mut self, name: LinkName) {
         let now = self.now();
+        let is_open = self.process.as_ref().is_some_and(|process| process.stopping.is_none());
+        if !is_open && self.doors_are_kept {
+            self.outside.push(name);
+            return;
+        }
         let link = self.links.get_mut(&name).expect("a link that was made");
         let early = link.backlog.take().unwrap_or_default();
-        let (shard, delay_us) = (link.shard, link.delay_us);
+        let client = link.client;
         // Whoever is not among the clients speaks TLS at once.
-        let opening = self.submitters.get(link.client).map_or(Opening::ImplicitTls, Submitter::opening);
+        let opening = self.submitters.get(client).map_or(Opening::ImplicitTls, Submitter::opening);
+        if !is_open {
+            return self.turn_away(name, opening);
+        }
         let peer = Peer { client: "198.51.100.7:40000".parse().unwrap(), server: "192.0.2.1".parse().unwrap() };
-        let Some(process) = &mut self.process else {
-            self.events.push(self.now_us + delay_us, Event::HungUp { link: name, to: End::Client });
-            return;
-        };
+        let shard = self.chance.count(0, self.shard_count() - 1);
+        let process = self.process.as_ref().expect("it is open");
         let resources = Arc::clone(&process.shards[shard].resources);
         let server = Server::new(Arc::clone(&self.site.settings), resources, peer, opening, now);
         let mut connection = Connection::new(server, opening, Arc::clone(&process.configs), now);
@@ -138,9 +146,21 @@ impl World {
             connection.handle_input(now, &early, &mut output);
         }
         let (inbox, doing) = (Vec::new(), Doing::Receiving);
-        let conversation = Conversation { shard, connection, output, inbox, is_ended: false, doing, incoming: None };
-        process.conversations.insert(name, conversation);
+        let life = self.life;
+        let (is_ended, is_cut) = (false, false);
+        let conversation =
+            Conversation { life, shard, connection, output, inbox, is_ended, is_cut, doing, incoming: None };
+        self.conversations.insert(name, conversation);
         self.woken_links.insert(name);
+    }
+
+    /// Nobody accepts any more. What the kernel has accepted before is told so, where there is no TLS to say it in.
+    fn turn_away(&mut self, name: LinkName, opening: Opening) {
+        self.seen.turned_away += u64::from(self.process.is_some());
+        if self.process.is_some() && opening == Opening::Clear {
+            self.send(name, End::Client, reply::SHUTTING_DOWN.bytes(), 0);
+        }
+        self.hang_up(name, End::Client);
     }
 
     /// Bytes have come. Says whether anybody was there to take them.
@@ -150,7 +170,7 @@ impl World {
             backlog.extend_from_slice(bytes);
             return true;
         }
-        let conversation = self.process.as_mut().and_then(|process| process.conversations.get_mut(&name));
+        let conversation = self.conversations.get_mut(&name);
         let Some(conversation) = conversation else {
             return false;
         };
@@ -161,7 +181,7 @@ impl World {
 
     /// The client has closed, or is gone.
     pub fn server_loses(&mut self, name: LinkName) {
-        let conversation = self.process.as_mut().and_then(|process| process.conversations.get_mut(&name));
+        let conversation = self.conversations.get_mut(&name);
         if let Some(conversation) = conversation {
             conversation.is_ended = true;
             self.woken_links.insert(name);
@@ -171,7 +191,7 @@ impl World {
     /// A password is judged.
     pub fn hear_verdict_on_login(&mut self, name: LinkName) {
         let now = self.now();
-        let conversation = self.process.as_mut().and_then(|process| process.conversations.get_mut(&name));
+        let conversation = self.conversations.get_mut(&name);
         let Some(conversation) = conversation else {
             return;
         };
@@ -184,7 +204,7 @@ impl World {
     /// A time has come that a connection may have named.
     pub fn server_timer(&mut self, name: LinkName) {
         let now = self.now();
-        let conversation = self.process.as_mut().and_then(|process| process.conversations.get_mut(&name));
+        let conversation = self.conversations.get_mut(&name);
         if let Some(Conversation { connection, output, doing: Doing::Receiving, .. }) = conversation
             && connection.poll_timeout().is_some_and(|due| due <= now.monotonic)
         {
@@ -193,34 +213,11 @@ impl World {
         }
     }
 
-    /// The machine stops. What it was doing is half done, and whoever was connected hears of it, or does not.
-    pub fn crash(&mut self) {
-        let Some(process) = self.process.take() else {
-            return;
-        };
-        self.life += 1;
-        self.seen.crashes += 1;
-        let Process { shards, conversations, .. } = process;
-        let is_told = self.chance.one_in(2);
-        for name in conversations.into_keys() {
-            let link = self.links.get_mut(&name).expect("a link that was made");
-            link.kill();
-            let at_us = self.now_us + link.delay_us;
-            if is_told {
-                self.events.push(at_us, Event::Lost { link: name, to: End::Client });
-            }
-        }
-        for (number, shard) in shards.into_iter().enumerate() {
-            self.tear(number, shard);
-        }
-    }
-
     // ── The loop of one connection ──────────────────────────────────────────────────────────────────────────────────
 
     /// Lets a connection do all it can.
     pub fn serve(&mut self, name: LinkName) {
-        let process = self.process.as_mut().expect("only the living are woken");
-        let Some(mut conversation) = process.conversations.remove(&name) else {
+        let Some(mut conversation) = self.conversations.remove(&name) else {
             return;
         };
         let goes_on = loop {
@@ -236,12 +233,13 @@ impl World {
             );
             match step {
                 Step::Receive => match self.receive(name, &mut conversation) {
-                    Received::Bytes => {}
+                    Received::Bytes | Received::LastWords => {}
                     Received::Nothing => break true,
                     Received::End => break false,
                 },
                 Step::Send => {
                     self.flush(name, &mut conversation);
+                    self.note_drain(&mut conversation);
                     let (now, output) = (self.now(), &mut conversation.output);
                     conversation.connection.handle_sent(now, output);
                 }
@@ -265,8 +263,7 @@ impl World {
             }
         };
         if goes_on {
-            let process = self.process.as_mut().expect("it lives");
-            process.conversations.insert(name, conversation);
+            self.conversations.insert(name, conversation);
         } else {
             self.forget_incoming(&mut conversation);
             self.hang_up(name, End::Client);
@@ -289,6 +286,7 @@ impl World {
                     Poll::Ready(Turn::Repeat(first, committed)) => {
                         self.seen.repeats += 1;
                         message.id = first;
+                        self.note_drain(conversation);
                         let (now, output) = (self.now(), &mut conversation.output);
                         conversation.connection.handle_stored(now, Ok(committed), message, output);
                     }
@@ -312,6 +310,13 @@ impl World {
         }
         self.flush(name, conversation);
         let now = self.now();
+        self.note_drain(conversation);
+        if conversation.is_cut {
+            conversation.cut();
+        }
+        if conversation.has_ended() {
+            return Received::LastWords;
+        }
         let Conversation { connection, output, inbox, is_ended, .. } = conversation;
         if connection.peer_closed() {
             return Received::End;
@@ -329,126 +334,35 @@ impl World {
         let taken = self.chance.count(1, inbox.len().min(RECEIVE_BYTES_MAX));
         let taken = if self.chance.one_in(4) { taken } else { inbox.len().min(RECEIVE_BYTES_MAX) };
         let bytes: Vec<u8> = inbox.drain(..taken).collect();
+        // Whether the server stops was noted above.
         connection.handle_input(now, &bytes, output);
         Received::Bytes
     }
 
     fn flush(&mut self, name: LinkName, conversation: &mut Conversation) {
         let out = mem::take(&mut conversation.output.wire);
-        self.send(name, End::Client, &out, 0);
-    }
-
-    // ── Messages ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn keep(&mut self, name: LinkName, conversation: &mut Conversation, piece: Piece) -> bool {
-        let begun = conversation.incoming.take().filter(|incoming| incoming.message == piece.message);
-        if let Some(Incoming { outcome: None, .. }) = begun {
-            conversation.incoming = begun;
-            conversation.doing = Doing::Keeping(piece);
-            return false;
-        }
-        self.seen.pieces += 1;
-        let (now, shard) = (self.now(), conversation.shard);
-        let before = begun.and_then(|incoming| incoming.outcome).unwrap_or(Ok(Place { segment: 0, offset: 0 }));
-        let Piece { message, index, content } = piece;
-        let shard_of = &mut self.process.as_mut().expect("it lives").shards[shard];
-        let ticket = shard_of.ticket(name);
-        let result = before.and_then(|_| shard_of.log.append_part(now, message, index, &content, ticket));
-        match result {
-            Ok(()) => conversation.incoming = Some(Incoming { message, newest: ticket, outcome: None }),
-            Err(_) => shard_of.log.abandon(message),
-        }
-        let result = result.map_err(Into::into);
-        conversation.connection.handle_piece_kept(now, result, content, &mut conversation.output);
-        self.woken_shards.insert(shard);
-        true
-    }
-
-    fn forget_incoming(&mut self, conversation: &mut Conversation) {
-        if let Some(incoming) = conversation.incoming.take() {
-            let process = self.process.as_mut().expect("it lives");
-            process.shards[conversation.shard].log.abandon(incoming.message);
-            self.woken_shards.insert(conversation.shard);
+        if !conversation.is_cut {
+            self.send(name, End::Client, &out, 0);
         }
     }
 
-    fn begin_store(&mut self, name: LinkName, conversation: &mut Conversation, message: Box<Message>) {
-        let token = message.envelope.once().filter(|_| self.plan.sabotage != Sabotage::ForgetsTokens);
-        let Some(token) = token else {
-            return self.append(name, conversation, message, None);
-        };
-        let registry = Arc::clone(&self.process.as_ref().expect("it lives").registry);
-        let (key, now) = (registry.key(message.envelope.user(), token), self.now());
-        let mut turn: Pin<Box<dyn Future<Output = Turn>>> = Box::pin(async move { registry.claim(now, key).await });
-        match turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Turn::First(claim)) => self.append(name, conversation, message, Some(claim)),
-            Poll::Ready(turn) => conversation.doing = Doing::Claiming(Box::pin(async move { turn }), message),
-            Poll::Pending => {
-                self.seen.waited += 1;
-                conversation.doing = Doing::Claiming(turn, message);
-            }
+    /// Lets a conversation know that its server stops.
+    pub fn note_drain(&self, conversation: &mut Conversation) {
+        let serves = |process: &Process| process.stopping.is_none();
+        if conversation.life != self.life || !self.process.as_ref().is_some_and(serves) {
+            conversation.note_drain(false);
         }
-    }
-
-    /// Gives the message to the log, or what follows the pieces of it that the log has.
-    fn append(&mut self, name: LinkName, conversation: &mut Conversation, message: Box<Message>, claim: Option<Claim>) {
-        let now = self.now();
-        let answers_now = self.plan.sabotage == Sabotage::AnswersTooEarly;
-        let shard = &mut self.process.as_mut().expect("it lives").shards[conversation.shard];
-        let incoming = conversation.incoming.take().filter(|incoming| incoming.message == message.id);
-        let failure = incoming.and_then(|incoming| incoming.outcome).and_then(Result::err);
-        let ticket = shard.ticket(name);
-        let appended = match (failure, message.pieces.count) {
-            (Some(failure), _) => {
-                shard.log.abandon(message.id);
-                Err(failure)
-            }
-            (None, 0) => shard.log.append_message(now, &message, ticket),
-            (None, count) => shard.log.append_end(now, &message, (count, message.pieces.bytes), ticket),
-        };
-        self.woken_shards.insert(conversation.shard);
-        match appended {
-            Ok(()) if answers_now => {
-                shard.answered.insert(ticket, message.clone());
-                if let Some(claim) = claim {
-                    claim.stored(now, message.id, &Committed::attested_by_storage());
-                }
-                let committed = Committed::attested_by_storage();
-                conversation.connection.handle_stored(now, Ok(committed), message, &mut conversation.output);
-            }
-            Ok(()) => conversation.doing = Doing::Storing { ticket, message, claim, outcome: None },
-            Err(refusal) => self.finish_store(conversation, message, claim, Err(refusal)),
-        }
-    }
-
-    fn finish_store(
-        &mut self,
-        conversation: &mut Conversation,
-        message: Box<Message>,
-        claim: Option<Claim>,
-        result: Result<Place, Refusal>,
-    ) {
-        let now = self.now();
-        let process = self.process.as_mut().expect("it lives");
-        let stored = result.map(|_| {
-            process.shards[conversation.shard].enqueue(&message);
-            Committed::attested_by_storage()
-        });
-        if let (Some(claim), Ok(committed)) = (claim, &stored) {
-            claim.stored(now, message.id, committed);
-        }
-        let stored = stored.map_err(Into::into);
-        conversation.connection.handle_stored(now, stored, message, &mut conversation.output);
-        self.woken_shards.insert(conversation.shard);
-        self.woken_links.extend(process.claiming());
     }
 
     /// Bounds that hold at every moment.
     pub fn check(&self) {
-        let Some(process) = &self.process else { return };
-        for conversation in process.conversations.values() {
+        let stops = self.process.as_ref().is_some_and(|process| process.stopping.is_some());
+        for conversation in self.conversations.values() {
             assert!(conversation.output.wire.is_empty() || !matches!(conversation.doing, Doing::Receiving));
+            let is_told = !conversation.is_idle() || conversation.life == self.life && !stops;
+            assert!(is_told, "somebody idle was not told that the server stops");
         }
+        let Some(process) = &self.process else { return };
         process.shards.iter().for_each(Shard::check);
     }
 }
@@ -456,6 +370,8 @@ impl World {
 /// What a receive has come to.
 enum Received {
     Bytes,
+    /// None, because the conversation has come to its end.
+    LastWords,
     Nothing,
     End,
 }

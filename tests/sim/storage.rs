@@ -1,54 +1,53 @@
-//! One shard's storage and queue: the real log and the real queue, on a disk and before a next hop that chance rules.
+//! One shard's log on a disk that chance rules, and what the shard has in memory beside it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use onetrip::proto::message::{Message, MessageId};
 use onetrip::proto::server::Resources;
-use onetrip::relay::outcome::{AttemptResult, Hop, Outcome, Reason};
-use onetrip::relay::queue::{Arrival, Attempt, Queue, QueueSettings, Step};
-use onetrip::relay::route::{DestinationNumber, Routes};
-use onetrip::relay::{Destination, Route};
-use onetrip::spool::log::{Completion, Log, Note, Refusal, Ticket, Write};
-use onetrip::spool::once::{StoredToken, settle_repeats};
-use onetrip::spool::record::Token;
+use onetrip::relay::queue::{Arrival, Queue};
+use onetrip::spool::log::{Completion, Log, Refusal, Ticket, Write};
 use onetrip::spool::upkeep::Upkeep;
 
 use crate::chance::Chance;
+use crate::delivering::{Telling, UnderWay, routes};
 use crate::disk::Disk;
+use crate::ending::Ending;
 use crate::net::LinkName;
-use crate::server::Process;
-use crate::world::{Event, Sabotage, World};
+use crate::plan::Sabotage;
+use crate::world::{Event, World};
 
 /// What a shard has in memory.
 pub struct Shard {
     pub log: Log,
-    queue: Queue,
+    pub queue: Queue,
     pub resources: Arc<Resources>,
     /// The connections that wait for the log.
     waiting: BTreeMap<Ticket, LinkName>,
     last_ticket: Ticket,
     in_flight: Option<Write>,
     upkeep: Option<Upkeep>,
-    attempts: BTreeMap<u64, UnderWay>,
-    last_attempt: u64,
+    pub attempts: BTreeMap<u64, UnderWay>,
+    pub last_attempt: u64,
+    /// Reports that wait for the log, and what follows.
+    pub telling: BTreeMap<Ticket, Telling>,
+    /// Messages whose sender may have been told of what is not written down yet: a crash makes the report come again.
+    pub unsure: BTreeSet<MessageId>,
+    /// What has become of messages and their recipients, noted and not known to be written.
+    pub noted: Vec<(MessageId, u32)>,
+    /// The same, written.
+    pub settled: Vec<(MessageId, u32)>,
+    pub ending: Ending,
     /// What the last write has overwritten, if the disk lies about it.
     undo: Option<Write>,
     /// Messages that were acknowledged too early.
     pub answered: BTreeMap<Ticket, Box<Message>>,
 }
 
-/// An attempt on its way to the next hop and back.
-struct UnderWay {
-    attempt: Attempt,
-    message: Message,
-    result: Option<AttemptResult>,
-}
-
 impl Shard {
-    fn new(world: &mut World, number: usize, log: Log) -> Self {
-        let queue = Queue::new(queue_settings(), routes(), world.chance.below(u64::MAX));
+    /// A shard with this log, and nothing in its queue yet.
+    pub fn new(world: &mut World, number: usize, log: Log) -> Self {
+        let queue = Queue::new(world.plan.queue, routes(), world.chance.below(u64::MAX));
         let shard = u16::try_from(number).expect("few shards");
         let resources = Arc::new(Resources::new(shard, MESSAGE_BYTES_MAX).streaming());
         Self {
@@ -61,6 +60,11 @@ impl Shard {
             upkeep: None,
             attempts: BTreeMap::new(),
             last_attempt: 0,
+            telling: BTreeMap::new(),
+            unsure: BTreeSet::new(),
+            noted: Vec::new(),
+            settled: Vec::new(),
+            ending: Ending::No,
             undo: None,
             answered: BTreeMap::new(),
         }
@@ -68,9 +72,32 @@ impl Shard {
 
     /// A ticket for something that a connection waits for.
     pub fn ticket(&mut self, link: LinkName) -> Ticket {
+        let ticket = self.next_ticket();
+        self.waiting.insert(ticket, link);
+        ticket
+    }
+
+    /// A ticket for something else.
+    pub fn next_ticket(&mut self) -> Ticket {
         self.last_ticket += 1;
-        self.waiting.insert(self.last_ticket, link);
         self.last_ticket
+    }
+
+    /// Is an attempt or a report under way?
+    pub fn is_busy(&self) -> bool {
+        !self.attempts.is_empty() || !self.telling.is_empty()
+    }
+
+    /// Is nothing left to do on the disk?
+    pub fn is_written(&self) -> bool {
+        self.log.is_idle() && self.in_flight.is_none() && self.upkeep.is_none()
+    }
+
+    /// All that was noted is on the disk.
+    pub fn note_written(&mut self) {
+        self.settled.append(&mut self.noted);
+        let untold: BTreeSet<_> = self.telling.values().map(|telling| telling.of).collect();
+        self.unsure.retain(|message| untold.contains(message));
     }
 
     /// Queues a message that is on stable storage.
@@ -87,7 +114,7 @@ impl Shard {
 
     /// Nothing is left over.
     pub fn check_end(&self) {
-        assert!(self.queue.is_empty() && self.attempts.is_empty(), "the queue has not run empty");
+        assert!(self.queue.is_empty() && !self.is_busy(), "the queue has not run empty");
         assert_eq!(self.log.message_count(), 0, "the log still has messages");
         assert!(self.log.is_idle() && self.in_flight.is_none() && self.upkeep.is_none(), "the log still has work");
         assert_eq!((self.log.waiting_bytes(), self.resources.message_bytes()), (0, 0), "room is not given back");
@@ -95,64 +122,15 @@ impl Shard {
 }
 
 impl World {
-    /// Starts the server from what its disks have.
-    pub fn start_server(&mut self) {
-        self.life += 1;
-        let now = self.now();
-        let registry = Process::registry(self.plan.log.token_retention);
-        let (mut tokens, mut logs) = (Vec::new(), Vec::new());
-        for disk in &self.disks {
-            let recovered = disk.recover(self.plan.log, now, &mut |token: Token<'_>| {
-                let key = registry.key(token.user, token.token);
-                tokens.push(StoredToken { key, message: token.id, stored_at: token.id.received() });
-            });
-            assert_eq!(recovered.damage, [], "a crash damages nothing that was committed");
-            logs.push(recovered.log);
-        }
-        let repeats = settle_repeats(&mut tokens, |id| logs.iter().any(|log| log.contains(id)));
-        self.seen.disowned += repeats.len() as u64;
-        if self.plan.sabotage == Sabotage::LosesTokens {
-            tokens.clear();
-        }
-        let shards = (0..).zip(logs).map(|(number, log)| self.restore(number, log, &repeats)).collect();
-        self.woken_shards.extend(0..self.plan.shards);
-        registry.restore(now, tokens);
-        self.process = Some(Process::new(self, shards, registry));
-    }
-
-    /// A shard with its queue as the log has it.
-    fn restore(&mut self, number: usize, log: Log, repeats: &[MessageId]) -> Shard {
-        let now = self.now();
-        let mut shard = Shard::new(self, number, log);
-        let disk = &self.disks[number];
-        let mut found = Vec::new();
-        for segment in shard.log.message_segments() {
-            shard.log.visit_segment(segment, &disk.0[&segment], &mut |head| {
-                found.push((head.id, head.size(), head.envelope.clone()));
-            });
-        }
-        self.seen.recovered += found.len() as u64;
-        for (id, bytes, envelope) in found {
-            if repeats.contains(&id) {
-                shard.log.note(now, &Note::Done(id), None);
-                continue;
-            }
-            let arrival = Arrival { id, bytes, envelope: &envelope };
-            let progress = disk.message(&shard.log, id).1;
-            if self.plan.sabotage == Sabotage::WarnsNobody {
-                shard.queue.add(arrival);
-            } else if let Some(note) = shard.queue.restore(now, arrival, progress) {
-                shard.log.note(now, &note, None);
-            }
-        }
-        shard
-    }
-
     /// Lets a shard do all it can.
     pub fn work(&mut self, number: usize) {
         let (now, life) = (self.now(), self.life);
         self.answer(number);
-        self.begin_attempts(number);
+        match self.shard(number).ending {
+            Ending::No | Ending::Settling { .. } | Ending::Cut { .. } => self.begin_attempts(number),
+            Ending::Carrying { .. } | Ending::Writing { .. } => {}
+            Ending::LetGo => return,
+        }
         // Disks stall.
         let write_us = if !self.is_calm() && self.chance.one_in(20) { 10_000_000 } else { 30_000 };
         let stalls = self.has_just_failed() && self.chance.one_in(2);
@@ -165,13 +143,17 @@ impl World {
             shard.in_flight = Some(write);
             events.push(*now_us + chance.between(20, write_us), Event::Written { life, shard: number });
         }
+        let is_over = matches!(shard.ending, Ending::Writing { .. }) && shard.log.is_idle();
         if shard.upkeep.is_none()
+            && !is_over
             && let Some(upkeep) = shard.log.poll_upkeep(now)
         {
             shard.upkeep = Some(upkeep);
             events.push(*now_us + chance.between(20, upkeep_us), Event::KeptUp { life, shard: number });
         }
-        let due = [shard.log.poll_timeout(now), shard.log.poll_upkeep_timeout(now), shard.queue.poll_timeout(now)];
+        let is_over = matches!(shard.ending, Ending::Carrying { .. } | Ending::Writing { .. });
+        let attempts = shard.queue.poll_timeout(now).filter(|_| !is_over);
+        let due = [shard.log.poll_timeout(now), shard.log.poll_upkeep_timeout(now), attempts];
         for due in due.into_iter().flatten() {
             events.push_timer(due.max(now.monotonic), Event::ShardTimer { life, shard: number });
         }
@@ -179,14 +161,19 @@ impl World {
 
     /// Tells the connections what has become of their messages.
     fn answer(&mut self, number: usize) {
-        let process = self.process.as_mut().expect("only the living are woken");
-        let shard = &mut process.shards[number];
-        for Completion { ticket, result } in shard.log.take_completions() {
-            let link = process.shards[number].waiting.remove(&ticket).expect("a ticket that was given");
-            if let (Some(message), Ok(_)) = (process.shards[number].answered.remove(&ticket), result) {
-                process.shards[number].enqueue(&message);
+        for Completion { ticket, result } in self.shard(number).log.take_completions() {
+            let shard = self.shard(number);
+            if let Some(telling) = shard.telling.remove(&ticket) {
+                self.told(number, telling, result.is_ok());
+                continue;
             }
-            process.tell(link, ticket, result);
+            let link = shard.waiting.remove(&ticket).expect("a ticket that was given");
+            if let (Some(message), Ok(_)) = (shard.answered.remove(&ticket), result) {
+                shard.enqueue(&message);
+            }
+            if let Some(conversation) = self.conversations.get_mut(&link) {
+                conversation.tell(ticket, result);
+            }
             self.woken_links.insert(link);
         }
     }
@@ -196,23 +183,28 @@ impl World {
     /// The batch in flight is written and synced, or it is not.
     pub fn finish_write(&mut self, number: usize) {
         let fails = self.plan.disk_fails && !self.is_calm() && self.chance.one_in(8);
-        let Self { process, disks, chance, seen, plan, failed_at, .. } = self;
+        let Self { process, disks, chance, seen, plan, failed_at, sink, .. } = self;
         let shard = &mut process.as_mut().expect("it lives").shards[number];
         let write = shard.in_flight.take().expect("a batch is in flight");
+        let disk = disks.get_mut(&number).expect("it is open");
         if fails {
             seen.failed_writes += 1;
             *failed_at = seen.events;
-            tear(chance, &mut disks[number], &write);
+            tear(chance, disk, &write);
             let failure = if chance.one_in(2) { Refusal::Full } else { Refusal::Fault };
             shard.log.handle_written(Err(failure));
         } else {
             if plan.sabotage == Sabotage::SyncsNothing {
                 let bytes = u32::try_from(write.bytes.len()).expect("a batch fits its segment");
-                let before = disks[number].read(write.place, bytes).to_vec();
+                let before = disk.read(write.place, bytes).to_vec();
                 shard.undo = Some(Write { bytes: before, ..write });
             }
-            disks[number].write(&write);
+            disk.write(&write);
             shard.log.handle_written(Ok(()));
+            if shard.log.is_idle() {
+                shard.note_written();
+                sink.settled.extend(shard.settled.drain(..));
+            }
         }
         self.woken_shards.insert(number);
     }
@@ -221,7 +213,8 @@ impl World {
     pub fn finish_upkeep(&mut self, number: usize) {
         let (now, is_calm) = (self.now(), self.is_calm());
         let Self { process, disks, chance, plan, .. } = self;
-        let (disk, of_shard) = (&mut disks[number], &mut process.as_mut().expect("it lives").shards[number]);
+        let disk = disks.get_mut(&number).expect("it is open");
+        let of_shard = &mut process.as_mut().expect("it lives").shards[number];
         let fails = plan.disk_fails && !is_calm && chance.one_in(20);
         match of_shard.upkeep.take().expect("something is done") {
             Upkeep::Prepare { header, recycled } => {
@@ -251,7 +244,10 @@ impl World {
 
     /// The machine stops while a shard was doing something to its disk.
     pub fn tear(&mut self, number: usize, shard: Shard) {
-        let (disk, chance) = (&mut self.disks[number], &mut self.chance);
+        for message in &shard.unsure {
+            *self.sink.repeats.entry(*message).or_default() += 1;
+        }
+        let (disk, chance) = (self.disks.get_mut(&number).expect("it was open"), &mut self.chance);
         if let Some(undo) = &shard.undo {
             disk.write(undo);
         }
@@ -265,85 +261,10 @@ impl World {
             _ => {}
         }
     }
-
-    // ── The next hop ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn begin_attempts(&mut self, number: usize) {
-        let (now, life) = (self.now(), self.life);
-        let Self { process, disks, events, chance, now_us, .. } = self;
-        let shard = &mut process.as_mut().expect("it lives").shards[number];
-        loop {
-            let attempts = &shard.attempts;
-            let room = |destination: DestinationNumber| {
-                let used = attempts.values().filter(|under_way| under_way.attempt.destination == destination);
-                ATTEMPTS_MAX - used.count()
-            };
-            let attempt = match shard.queue.poll(now, room) {
-                None => return,
-                Some(Step::Deliver(attempt)) => attempt,
-                Some(other) => panic!("nobody waits so long: {other:?}"),
-            };
-            let message = disks[number].message(&shard.log, attempt.message).0;
-            shard.last_attempt += 1;
-            shard.attempts.insert(shard.last_attempt, UnderWay { attempt, message, result: None });
-            let event = Event::Carried { life, shard: number, attempt: shard.last_attempt };
-            events.push(*now_us + chance.between(100, 200_000), event);
-        }
-    }
-
-    /// An attempt is before the next hop: it takes the message or not, and its answer arrives or not.
-    pub fn carry(&mut self, number: usize, attempt: u64) {
-        let (life, fails) = (self.life, !self.is_calm() && self.chance.one_in(3));
-        let Self { process, events, chance, now_us, letters, sink, .. } = self;
-        let shard = &mut process.as_mut().expect("it lives").shards[number];
-        let UnderWay { attempt: of, message, result } = shard.attempts.get_mut(&attempt).expect("it was begun");
-        let deferred = Outcome::Deferred(reason("451 later"));
-        let (mut outcomes, mut hop) = (Vec::new(), Hop::Reached);
-        let mut taken = of.recipients.clone();
-        match chance.below(4) {
-            0 if fails => {
-                taken.clear();
-                hop = Hop::Unreachable(reason("nobody there"));
-            }
-            // The answer is lost.
-            1 if fails => hop = Hop::Unreachable(reason("421 bye")),
-            2 if fails => taken.retain(|_| chance.one_in(2)),
-            // It answers for some, and is gone.
-            3 if fails => {
-                outcomes.extend(taken.first().map(|first| (*first, Outcome::Delivered(reason("250 ok")))));
-                hop = Hop::Unreachable(reason("421 bye"));
-            }
-            _ => {}
-        }
-        if hop == Hop::Reached {
-            let outcome =
-                |to: &u32| if taken.contains(to) { Outcome::Delivered(reason("250 ok")) } else { deferred.clone() };
-            outcomes = of.recipients.iter().map(|to| (*to, outcome(to))).collect();
-        }
-        sink.take(letters, message, &taken, of.may_be_there);
-        *result = Some(AttemptResult { outcomes, hop });
-        let event = Event::Settled { life, shard: number, attempt };
-        events.push(*now_us + chance.between(100, 200_000), event);
-    }
-
-    /// The result of an attempt is back: what it means is written down.
-    pub fn settle_attempt(&mut self, number: usize, attempt: u64) {
-        let now = self.now();
-        let shard = &mut self.process.as_mut().expect("it lives").shards[number];
-        let UnderWay { attempt, result, .. } = shard.attempts.remove(&attempt).expect("it was begun");
-        let settled = shard.queue.handle_result(now, &attempt, &result.expect("it was carried"));
-        if let Some(note) = settled.note {
-            assert!(
-                matches!(&note, Note::Done(id) | Note::Progress(onetrip::spool::Progress { message: id, .. }) if *id == attempt.message)
-            );
-            shard.log.note(now, &note, None);
-        }
-        self.woken_shards.insert(number);
-    }
 }
 
 /// None, all, or some of its sectors are written.
-fn tear(chance: &mut Chance, disk: &mut Disk, write: &Write) {
+pub fn tear(chance: &mut Chance, disk: &mut Disk, write: &Write) {
     let keep = chance.below(4);
     disk.tear(write, || match keep {
         0 => false,
@@ -351,24 +272,6 @@ fn tear(chance: &mut Chance, disk: &mut Disk, write: &Write) {
         _ => chance.one_in(2),
     });
 }
-
-fn queue_settings() -> QueueSettings {
-    QueueSettings::default()
-}
-
-/// Two destinations.
-fn routes() -> Arc<Routes> {
-    let destination = Destination::Maildir(PathBuf::from("b"));
-    let rule = Route { domain: "b.example".to_owned(), destination };
-    Arc::new(Routes::new(Destination::Maildir(PathBuf::from("others")), &[rule], "mail.example"))
-}
-
-fn reason(text: &str) -> Reason {
-    Reason { status: "4.0.0".into(), text: text.into(), remote: None, passes_dsn: false }
-}
-
-/// Attempts that a destination takes at once.
-const ATTEMPTS_MAX: usize = 4;
 
 /// Room for the messages in transit of a shard.
 const MESSAGE_BYTES_MAX: u64 = 4 << 20;

@@ -3,25 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use onetrip::limits::SPOOL_WAITING_BYTES_MAX;
-use onetrip::proto::client::EarlyData;
 use onetrip::proto::extension::{Listing, Offer};
 use onetrip::proto::qhlo_id::Point;
-use onetrip::spool::frame::BLOCK_BYTES;
-use onetrip::spool::log::LogSettings;
 use onetrip::time::Now;
 
 use crate::chance::Chance;
 use crate::client::Submitter;
-use crate::disk::Disk;
-use crate::letter::{Letter, Sink};
+use crate::ending::Order;
+use crate::letter::Letter;
 use crate::net::{End, Link, LinkName};
+use crate::plan::{LARGE_BYTES, Plan, Sabotage};
+use crate::process::Process;
 use crate::rambler::Rambler;
-use crate::server::Process;
+use crate::seen::Seen;
+use crate::server::Conversation;
+use crate::sink::Sink;
+use crate::start::Disks;
+use crate::storage::Shard;
 use crate::support::{Site, offer};
 
 /// Something that happens at some time.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     ClientBegins(usize),
     RamblerBegins(usize),
@@ -87,6 +89,14 @@ pub enum Event {
         attempt: u64,
     },
     Restart,
+    /// The server stops or crashes, whatever the weather.
+    Interruption,
+    /// Somebody whom a server that stops waits for may have had time enough.
+    StopLook,
+    /// A process that has let go of everything ends.
+    Farewell {
+        life: u32,
+    },
 }
 
 /// All that is still to happen, in order.
@@ -94,7 +104,7 @@ pub enum Event {
 pub struct Events {
     waiting: BTreeMap<(u64, u64), Event>,
     /// Timers that wait already: each is set once for one time.
-    timers: BTreeSet<(u64, String)>,
+    timers: BTreeSet<(u64, Event)>,
     count: u64,
 }
 
@@ -108,99 +118,17 @@ impl Events {
     /// At the first microsecond that is not before `due`, unless it is set already.
     pub fn push_timer(&mut self, due: Duration, event: Event) {
         let at_us = u64::try_from(due.as_nanos().div_ceil(1_000)).expect("a run is short");
-        if self.timers.insert((at_us, format!("{event:?}"))) {
+        if self.timers.insert((at_us, event.clone())) {
             self.push(at_us, event);
         }
     }
 
     fn pop(&mut self) -> Option<(u64, Event)> {
         let ((at_us, _), event) = self.waiting.pop_first()?;
-        self.timers = self.timers.split_off(&(at_us, String::new()));
+        while self.timers.first().is_some_and(|(timer_us, _)| *timer_us < at_us) {
+            self.timers.pop_first();
+        }
         Some((at_us, event))
-    }
-}
-
-/// What a seed chooses for the whole run.
-#[derive(Debug)]
-pub struct Plan {
-    pub shards: usize,
-    /// Until then anything may fail; from then on nothing does.
-    pub storm_us: u64,
-    /// The server crashes at one event of so many; never if zero.
-    pub crash_one_in: u64,
-    /// Writes fail, and segments cannot be made.
-    pub disk_fails: bool,
-    /// Most segments of a shard's disk.
-    pub segments_max: usize,
-    pub log: LogSettings,
-    /// How the server is broken.
-    pub sabotage: Sabotage,
-}
-
-/// A server that is broken on purpose, to see whether the simulator finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
-    /// It is not.
-    None,
-    /// It says 250 when the log has a message, before the disk has it.
-    AnswersTooEarly,
-    /// The disk says that a write is done although it is not yet.
-    SyncsNothing,
-    /// It does not look at tokens.
-    ForgetsTokens,
-    /// It finds messages after a restart, and no tokens.
-    LosesTokens,
-    /// After a restart it takes what was delivered for new.
-    WarnsNobody,
-}
-
-/// What a run has come to see: a simulator that never gets anywhere would find nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
-    pub acknowledged: u64,
-    pub uncertain: u64,
-    pub resumed: u64,
-    pub early_accepted: u64,
-    pub early_rejected: u64,
-    pub repeats: u64,
-    pub waited: u64,
-    pub crashes: u64,
-    pub recovered: u64,
-    /// Messages that a restart found and that had been taken elsewhere.
-    pub disowned: u64,
-    pub failed_writes: u64,
-    pub pieces: u64,
-    /// What ramblers had acknowledged.
-    pub rambled: u64,
-    pub events: u64,
-}
-
-impl Seen {
-    pub fn note_handshake(&mut self, resumed: bool, early_data: EarlyData) {
-        self.resumed += u64::from(resumed);
-        self.early_accepted += u64::from(early_data == EarlyData::Accepted);
-        self.early_rejected += u64::from(early_data == EarlyData::Rejected);
-    }
-
-    /// Both together.
-    pub fn add(&mut self, other: &Self) {
-        let pairs = [
-            (&mut self.acknowledged, other.acknowledged),
-            (&mut self.uncertain, other.uncertain),
-            (&mut self.resumed, other.resumed),
-            (&mut self.early_accepted, other.early_accepted),
-            (&mut self.early_rejected, other.early_rejected),
-            (&mut self.repeats, other.repeats),
-            (&mut self.waited, other.waited),
-            (&mut self.crashes, other.crashes),
-            (&mut self.recovered, other.recovered),
-            (&mut self.disowned, other.disowned),
-            (&mut self.failed_writes, other.failed_writes),
-            (&mut self.pieces, other.pieces),
-            (&mut self.rambled, other.rambled),
-            (&mut self.events, other.events),
-        ];
-        pairs.into_iter().for_each(|(sum, more)| *sum += more);
     }
 }
 
@@ -215,7 +143,19 @@ pub struct World {
     pub process: Option<Process>,
     /// How often it was started.
     pub life: u32,
-    pub disks: Vec<Disk>,
+    /// The last process has ended in good order, with everything written.
+    pub stopped_well: bool,
+    /// Bytes of torn batches that the last start has found.
+    pub cut_bytes: u64,
+    /// Whoever connects while nobody accepts waits.
+    pub doors_are_kept: bool,
+    /// Those who wait so.
+    pub outside: Vec<LinkName>,
+    /// How many shards the last start had.
+    pub last_shards: usize,
+    pub disks: Disks,
+    /// The server's ends of connections; those of a process that has let go too.
+    pub conversations: BTreeMap<LinkName, Conversation>,
     pub links: BTreeMap<LinkName, Link>,
     pub last_link: LinkName,
     pub submitters: Vec<Submitter>,
@@ -253,14 +193,19 @@ impl World {
             settings.connect = Listing::new(&offer, Point::Connect);
             settings.secured = Listing::new(&offer, Point::Secured);
         });
-        let mut world = Self {
-            plan,
+        Self {
             now_us: 1_000_000,
             events: Events::default(),
             site,
             process: None,
             life: 0,
-            disks: Vec::new(),
+            stopped_well: false,
+            cut_bytes: 0,
+            doors_are_kept: false,
+            outside: Vec::new(),
+            last_shards: plan.shards,
+            disks: Disks::new(),
+            conversations: BTreeMap::new(),
             links: BTreeMap::new(),
             last_link: 0,
             submitters,
@@ -273,9 +218,18 @@ impl World {
             failed_at: 0,
             tells,
             chance,
-        };
-        world.disks.resize(world.plan.shards, Disk::default());
-        world
+            plan,
+        }
+    }
+
+    /// How many shards the process has that is there.
+    pub fn shard_count(&self) -> usize {
+        self.process.as_ref().map_or(0, |process| process.shards.len())
+    }
+
+    /// A shard of the process that is there.
+    pub fn shard(&mut self, number: usize) -> &mut Shard {
+        &mut self.process.as_mut().expect("it lives").shards[number]
     }
 
     /// Both clocks.
@@ -301,6 +255,9 @@ impl World {
             let begin_us = self.now_us + self.chance.below(20_000_000);
             self.events.push(begin_us, Event::RamblerBegins(number));
         }
+        for at_us in self.plan.interruptions_us.clone() {
+            self.events.push(at_us, Event::Interruption);
+        }
         while let Some((at_us, event)) = self.events.pop() {
             assert!(at_us >= self.now_us, "time goes on");
             self.now_us = at_us;
@@ -308,11 +265,15 @@ impl World {
             assert!(self.seen.events < EVENTS_MAX, "it does not come to an end");
             self.happen(event);
             self.settle();
+            while self.poll_stop() {
+                self.settle();
+            }
             self.check();
             self.maybe_crash();
+            self.maybe_stop();
         }
         self.check_end();
-        self.sink.judge(&self.letters);
+        self.sink.judge(&self.letters, &self.plan);
         self.seen
     }
 
@@ -347,6 +308,9 @@ impl World {
             Event::Carried { life, shard, attempt } if life == self.life => self.carry(shard, attempt),
             Event::Settled { life, shard, attempt } if life == self.life => self.settle_attempt(shard, attempt),
             Event::Restart => self.start_server(),
+            Event::Interruption if self.chance.one_in(2) => self.crash(),
+            Event::Interruption => self.be_told_to_stop(),
+            Event::Farewell { life } => self.say_farewell(life),
             // Of a process that is no more.
             _ => {}
         }
@@ -382,7 +346,10 @@ impl World {
 
     /// Lets everybody on the server do what can be done now.
     fn settle(&mut self) {
-        while self.process.is_some() {
+        loop {
+            if self.process.is_none() {
+                self.woken_shards.clear();
+            }
             if let Some(shard) = self.woken_shards.pop_first() {
                 self.work(shard);
             } else if let Some(link) = self.woken_links.pop_first() {
@@ -391,8 +358,6 @@ impl World {
                 return;
             }
         }
-        self.woken_links.clear();
-        self.woken_shards.clear();
     }
 
     /// Has a disk failed a few events ago?
@@ -407,50 +372,43 @@ impl World {
             if self.has_just_failed() { self.plan.crash_one_in.min(NEAR_EVENTS) } else { self.plan.crash_one_in };
         if may_crash && self.chance.one_in(one_in) {
             self.crash();
-            let pause_us = self.chance.between(50_000, 15_000_000);
-            self.events.push(self.now_us + pause_us, Event::Restart);
         }
+    }
+
+    fn maybe_stop(&mut self) {
+        let may_stop = self.plan.stop_one_in > 0 && self.process.is_some() && !self.is_calm();
+        // What is worth seeing is what becomes of those who are in the middle of something.
+        let is_delicate =
+            may_stop && self.conversations.values().any(|one| one.is_receiving() || one.is_in_handshake());
+        let one_in = if is_delicate { self.plan.stop_one_in.min(DELICATE_EVENTS) } else { self.plan.stop_one_in };
+        if may_stop && self.chance.one_in(one_in) {
+            self.be_told_to_stop();
+        }
+    }
+
+    fn be_told_to_stop(&mut self) {
+        let order = self.chance.pick(&[Order::Drain, Order::HandOver]);
+        self.stop(order);
     }
 
     fn check_end(&self) {
         assert!(self.submitters.iter().all(|submitter| !submitter.is_connected()), "a client is still connected");
         assert!(self.ramblers.values().all(Option::is_none), "a rambler is still connected");
         let process = self.process.as_ref().expect("the server is up in the end");
-        process.check_end();
-    }
-}
-
-impl Plan {
-    fn new(chance: &mut Chance, takes_large: bool, sabotage: Sabotage) -> Self {
-        let disk_fails = chance.one_in(3);
-        let segment_bytes = if takes_large { 256 * BLOCK_BYTES } else { 16 * BLOCK_BYTES };
-        Self {
-            shards: chance.count(1, 3),
-            storm_us: chance.between(5, 400) * 1_000_000,
-            crash_one_in: chance.pick(&[0, 0, 100, 300, 1_000]),
-            disk_fails,
-            segments_max: if disk_fails && chance.one_in(2) { chance.count(2, 6) } else { usize::MAX },
-            log: LogSettings {
-                segment_bytes,
-                batch_bytes_max: 8_192,
-                part_bytes: segment_bytes as usize / 5,
-                waiting_bytes_max: SPOOL_WAITING_BYTES_MAX,
-                note_delay: Duration::from_millis(5),
-                token_retention: Duration::from_secs(86_400),
-            },
-            sabotage,
-        }
+        assert!(self.conversations.is_empty(), "connections never ended: {:?}", self.conversations.keys());
+        assert!(self.outside.is_empty(), "somebody still waits to be accepted");
+        process.shards.iter().for_each(Shard::check_end);
     }
 }
 
 /// How many events after a disk has failed there is more to come.
 const NEAR_EVENTS: u64 = 60;
 
+/// While somebody is in the middle of something, the server is told to stop at one event of so many.
+const DELICATE_EVENTS: u64 = 100;
+
 /// More than any run needs.
 const EVENTS_MAX: u64 = 300_000;
-
-/// More than two of the pieces in which a large message goes into the spool.
-const LARGE_BYTES: usize = 600_000;
 
 /// A certificate whose signatures all have the same length, so that a seed always makes the same segments.
 const CERTIFICATE: &[u8] = include_bytes!("certificate.pem");

@@ -105,6 +105,19 @@ fn notifications(envelope: &Envelope, numbers: impl Iterator<Item = u32>) -> imp
     numbers.map(move |number| all.get(number as usize).copied().unwrap_or(Some(Notify::NEVER)))
 }
 
+/// Why a message is given back that was here for too long.
+pub fn expiry_reason(last_reply: Option<&str>) -> Reason {
+    match last_reply {
+        Some(last) => Reason::ours(TOO_OLD, &format!("it could not be delivered in time; the last attempt: {last}")),
+        None => Reason::ours(TOO_OLD, "it could not be delivered in time"),
+    }
+}
+
+/// Why a message is late.
+pub fn delay_reason(last_reply: Option<&str>) -> Reason {
+    Reason::ours(TOO_OLD, last_reply.unwrap_or("the destination could not be reached yet"))
+}
+
 /// Writes the report. `told` must not be empty, and the message must have a sender.
 pub fn report(original: &Message, told: &[Told<'_>], circumstances: &Circumstances<'_>) -> Box<Message> {
     let text = human_text(original, told, circumstances);
@@ -252,6 +265,9 @@ fn boundary(id: MessageId, parts: &[&[u8]]) -> String {
     let occurs = |boundary: &String| parts.iter().any(|part| memmem::find(part, boundary.as_bytes()).is_some());
     candidates.into_iter().find(|boundary| !occurs(boundary)).expect("a message is finite")
 }
+
+/// Delivery time expired (RFC 3463 §3.5).
+const TOO_OLD: &str = "4.4.7";
 
 #[cfg(test)]
 mod tests;

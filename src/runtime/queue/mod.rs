@@ -51,7 +51,8 @@ use crate::observe::event::Event;
 use crate::observe::metrics::ShardMetrics;
 use crate::proto::message::Message;
 use crate::proto::server::Resources;
-use crate::relay::outcome::{AttemptResult, Hop, Outcome, Reason};
+use crate::relay::bounce;
+use crate::relay::outcome::{AttemptResult, Outcome, Reason};
 use crate::relay::queue::{Arrival, Attempt, Late, Note, Queue, QueueSettings, Step};
 use crate::relay::route::{DestinationNumber, Routes};
 use crate::time::Now;
@@ -288,7 +289,7 @@ impl Inner {
             let success = self.carriers[attempt.destination.0 as usize].success();
             let told = AssertUnwindSafe(self.tell_settled(message, &result, success)).catch_unwind().await;
             if !matches!(told, Ok(true)) {
-                keep_waiting(&mut result);
+                result.keep_waiting();
             }
         }
         self.report_result(&attempt, message.as_deref(), &result);
@@ -311,9 +312,8 @@ impl Inner {
 
     /// Gives a message back that has been here for too long.
     async fn expire(&self, attempt: Attempt) {
-        let reason = self.expiry_reason(&attempt);
-        let outcomes = attempt.recipients.iter().map(|number| (*number, Outcome::Failed(reason.clone()))).collect();
-        let mut result = AttemptResult { outcomes, hop: Hop::Reached };
+        let reason = bounce::expiry_reason(attempt.last_reply.as_deref());
+        let mut result = AttemptResult::of_all(&attempt.recipients, &Outcome::Failed(reason));
         let message = match self.spool.read(attempt.message).await {
             Ok(message) => Some(message),
             // Nobody will ever read it again: there is nothing that could be given back.
@@ -327,7 +327,7 @@ impl Inner {
             let success = self.carriers[attempt.destination.0 as usize].success();
             let told = AssertUnwindSafe(self.tell_settled(message, &result, success)).catch_unwind().await;
             if !matches!(told, Ok(true)) {
-                keep_waiting(&mut result);
+                result.keep_waiting();
             }
         }
         self.report_expiry(&attempt, message.as_deref(), &result);
@@ -388,18 +388,7 @@ impl Inner {
 
 /// Nothing has become of any recipient, for a reason of ours.
 fn put_off(attempt: &Attempt, words: &str) -> AttemptResult {
-    let reason = Reason { status: "4.3.0".into(), text: words.into(), remote: None, passes_dsn: false };
-    let outcomes = attempt.recipients.iter().map(|number| (*number, Outcome::Deferred(reason.clone()))).collect();
-    AttemptResult { outcomes, hop: Hop::Reached }
-}
-
-/// Whoever was refused for good waits on, because their sender could not be told.
-fn keep_waiting(result: &mut AttemptResult) {
-    for (_, outcome) in &mut result.outcomes {
-        if let Outcome::Failed(reason) = outcome {
-            *outcome = Outcome::Deferred(std::mem::take(reason));
-        }
-    }
+    AttemptResult::of_all(&attempt.recipients, &Outcome::Deferred(Reason::ours("4.3.0", words)))
 }
 
 /// What is said when the code that delivers has broken an invariant.

@@ -26,8 +26,7 @@ impl Inner {
 
     /// Tells the sender that their message is late, if they want to know.
     pub(super) async fn tell_late(&self, message: &Message, late: &Late) -> bool {
-        let text = late.last_reply.as_deref().unwrap_or("the destination could not be reached yet");
-        let reason = Reason { status: "4.4.7".into(), text: text.into(), remote: None, passes_dsn: false };
+        let reason = bounce::delay_reason(late.last_reply.as_deref());
         let told = bounce::late(&message.envelope, &late.recipients, &reason);
         self.tell(message, &told, Some(late.time_left)).await
     }
@@ -51,15 +50,6 @@ impl Inner {
         });
         self.accept(&stored.message);
         true
-    }
-
-    /// Why a message is given back.
-    pub(super) fn expiry_reason(&self, attempt: &Attempt) -> Reason {
-        let text = match attempt.last_reply.as_deref() {
-            Some(last) => format!("it could not be delivered in time; the last attempt: {last}"),
-            None => "it could not be delivered in time".to_owned(),
-        };
-        Reason { status: "4.4.7".into(), text: text.into(), remote: None, passes_dsn: false }
     }
 
     // ── Operators ───────────────────────────────────────────────────────────────────────────────────────────────────

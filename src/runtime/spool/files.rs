@@ -13,10 +13,12 @@ use crate::relay::SyncPolicy;
 use crate::runtime::atomic_file::{PRIVATE_FILE_MODE, WriteFault, create_directory, remove_if_there, sync_directory};
 use crate::spool::Place;
 use crate::spool::frame::SegmentHeader;
+use crate::spool::log::{Refusal, Write as Batch};
+use crate::spool::resting::Segments;
 
 /// The directory of one log.
 #[derive(Clone, Debug)]
-pub(super) struct Files {
+pub struct Files {
     path: PathBuf,
     sync: SyncPolicy,
 }
@@ -144,6 +146,41 @@ impl Files {
     /// A segment that is not one yet.
     fn half_made(&self) -> PathBuf {
         self.path.join("new")
+    }
+}
+
+/// As a start uses them, which may wait for the disk.
+impl Segments for Files {
+    type Fault = WriteFault;
+
+    fn numbers(&self) -> Result<Vec<u32>, WriteFault> {
+        Self::numbers(self).map_err(WriteFault::of("read", &self.path))
+    }
+
+    fn read(&self, number: u32) -> Result<Vec<u8>, WriteFault> {
+        Self::read(self, number).map_err(WriteFault::of("read", &self.segment(number)))
+    }
+
+    fn read_at(&self, place: Place, bytes: u32) -> Result<Vec<u8>, WriteFault> {
+        Self::read_at(self, place, bytes).map_err(WriteFault::of("read", &self.segment(place.segment)))
+    }
+
+    fn write(&mut self, Batch { place, bytes, .. }: &Batch) -> Result<(), WriteFault> {
+        let file = self.open_for_writing(place.segment)?;
+        let written = file.write_all_at(bytes, place.offset.into());
+        written.map_err(WriteFault::of("write", &self.segment(place.segment)))
+    }
+
+    fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), WriteFault> {
+        Self::prepare(self, header, recycled)
+    }
+
+    fn remove(&mut self, number: u32) -> Result<(), WriteFault> {
+        Self::remove(self, number)
+    }
+
+    fn refused(&self, _: Refusal) -> WriteFault {
+        WriteFault::of("move a message to", &self.path)(io::Error::other("the log refuses it"))
     }
 }
 

@@ -127,7 +127,7 @@ impl Slot {
 impl Spool {
     /// Sets a spool to work; to be called on its shard.
     pub fn start(parts: SpoolParts) -> Self {
-        let SpoolParts { opened: OpenedLog { log, files }, keeper, clock, metrics, log: events } = parts;
+        let SpoolParts { opened: OpenedLog { log, segments: files }, keeper, clock, metrics, log: events } = parts;
         let spool = Self(Rc::new(Inner {
             log: RefCell::new(log),
             files,

@@ -20,11 +20,10 @@ use crate::proto::message::MessageId;
 use crate::relay::SyncPolicy;
 use crate::runtime::atomic_file::{WriteFault, create_directory, sync_directory};
 use crate::spool::Progress;
-use crate::spool::frame;
-use crate::spool::log::{Address, Log, LogSettings, Note, Refusal};
-use crate::spool::record::{Record, Token};
-use crate::spool::recovery::{self, Damage, Recovery, committed_before};
-use crate::spool::upkeep::Upkeep;
+use crate::spool::log::LogSettings;
+use crate::spool::record::Token;
+use crate::spool::recovery::{Damage, Recovery, committed_before};
+use crate::spool::resting::{FoundToken, RestingLog, drop_doubles};
 use crate::time::Now;
 
 /// What the spool is opened with.
@@ -41,11 +40,7 @@ pub struct SpoolSettings {
 }
 
 /// The log of one shard, read and ready to be handed to it.
-#[derive(Debug)]
-pub struct OpenedLog {
-    pub(super) log: Log,
-    pub(super) files: Files,
-}
+pub type OpenedLog = RestingLog<Files>;
 
 /// A queued message that was found at start.
 #[derive(Debug)]
@@ -109,7 +104,7 @@ pub fn open(
     for shard in 0..settings.shards {
         logs.push(opening.read(settings.path.join(shard.to_string()), on_token)?);
     }
-    opening.drop_doubles(&mut logs)?;
+    drop_doubles(now, &mut logs)?;
     for (number, path) in vanished(settings)? {
         let target = number % logs.len();
         opening.move_log(path, &mut logs, target, on_token)?;
@@ -167,7 +162,7 @@ impl Opening<'_> {
         for damage in &recovered.damage {
             self.set_aside(&files, damage)?;
         }
-        Ok(OpenedLog { log: recovered.log, files })
+        Ok(OpenedLog { log: recovered.log, segments: files })
     }
 
     /// Keeps what is damaged in a file of its own, for whoever can make something of it. What was set aside before is not
@@ -195,20 +190,6 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// A move between logs that was interrupted leaves a message in two of them.
-    fn drop_doubles(&self, logs: &mut [OpenedLog]) -> Result<(), WriteFault> {
-        for at in 1..logs.len() {
-            let (before, rest) = logs.split_at_mut(at);
-            let doubles: Vec<_> =
-                rest[0].log.messages().filter(|id| before.iter().any(|other| other.log.contains(*id))).collect();
-            for id in doubles {
-                rest[0].log.note(self.now, &Note::Done(id), None);
-            }
-            rest[0].settle(self.now)?;
-        }
-        Ok(())
-    }
-
     fn move_log(
         &mut self,
         path: PathBuf,
@@ -216,27 +197,15 @@ impl Opening<'_> {
         target: usize,
         on_token: &mut dyn FnMut(Token<'_>),
     ) -> Result<(), WriteFault> {
-        let mut tokens = Vec::new();
-        let from = self.read(path, &mut |token| {
+        let mut tokens = Vec::<FoundToken>::new();
+        let mut from = self.read(path, &mut |token| {
             on_token(token);
-            tokens.push((token.id, token.user.to_owned(), token.token.to_owned()));
+            tokens.push(token.into());
         })?;
         let known: HashSet<_> = logs.iter().flat_map(|opened| opened.log.messages()).collect();
-        let to = &mut logs[target];
-        from.visit_messages(&mut |id| {
-            if !known.contains(&id) { to.adopt(self.now, &from, id) } else { Ok(()) }
-        })?;
-        for (id, user, token) in &tokens {
-            if !to.log.contains(*id) {
-                to.log.adopt_token(self.now, Token { id: *id, user, token });
-            }
-        }
-        to.settle(self.now)?;
-        // The oldest first: a note that a message is done must not go before the message.
-        for number in from.files.numbers().map_err(WriteFault::of("read", from.files.path()))? {
-            from.files.remove(number)?;
-        }
-        from.files.remove_directory()?;
+        logs[target].take_over(self.now, &from, &known, &tokens)?;
+        from.remove_all(self.now)?;
+        from.segments.remove_directory()?;
         sync_directory(&self.settings.path)
     }
 }
@@ -253,12 +222,7 @@ impl OpenedSpool {
     /// It cannot be written.
     pub fn forget(&mut self, now: Now, messages: &[MessageId]) -> Result<(), SpoolError> {
         for opened in &mut self.logs {
-            for id in messages {
-                if opened.log.contains(*id) {
-                    opened.log.note(now, &Note::Done(*id), None);
-                }
-            }
-            opened.settle(now)?;
+            opened.forget(now, messages)?;
         }
         Ok(())
     }
@@ -270,14 +234,10 @@ impl OpenedLog {
     /// # Errors
     /// A file cannot be read.
     pub fn recovered(&self, visit: &mut dyn FnMut(Recovered<'_>)) -> io::Result<()> {
-        for number in self.log.message_segments() {
-            let bytes = self.files.read(number)?;
-            self.log.visit_segment(number, &bytes, &mut |head| {
-                let progress = self.log.locate(head.id).and_then(|location| self.read_progress(location.progress?));
-                visit(Recovered { id: head.id, bytes: head.size(), envelope: &head.envelope, progress });
-            });
-        }
-        Ok(())
+        let visited = self.visit(&mut |head, progress| {
+            visit(Recovered { id: head.id, bytes: head.size(), envelope: &head.envelope, progress });
+        });
+        visited.map_err(|fault| fault.error)
     }
 
     /// Starts the thread that makes and removes its segments.
@@ -285,103 +245,13 @@ impl OpenedLog {
     /// # Errors
     /// The system has no thread to give.
     pub fn start_keeper(&self, shard: u16) -> io::Result<Keeper> {
-        Keeper::start(self.files.clone(), shard)
+        Keeper::start(self.segments.clone(), shard)
     }
 
     /// How many messages are queued.
     pub fn message_count(&self) -> usize {
         self.log.message_count()
     }
-
-    fn read_progress(&self, address: Address) -> Option<Progress> {
-        let bytes = self.files.read_at(address.place, address.bytes).ok()?;
-        recovery::read_progress(&bytes, address.seed, address.place)
-    }
-
-    fn visit_messages(&self, visit: &mut dyn FnMut(MessageId) -> Result<(), WriteFault>) -> Result<(), WriteFault> {
-        for number in self.log.message_segments() {
-            let path = self.files.segment(number);
-            let bytes = self.files.read(number).map_err(WriteFault::of("read", &path))?;
-            let mut ids = Vec::new();
-            self.log.visit_segment(number, &bytes, &mut |head| ids.push(head.id));
-            ids.into_iter().try_for_each(&mut *visit)?;
-        }
-        Ok(())
-    }
-
-    /// Takes over a message of another log, with its progress.
-    fn adopt(&mut self, now: Now, from: &Self, id: MessageId) -> Result<(), WriteFault> {
-        let Some(location) = from.log.locate(id) else {
-            return Ok(());
-        };
-        let mut content = Vec::new();
-        for part in &location.parts {
-            let bytes = from.read(*part)?;
-            if let Some(Record::Part { bytes, .. }) = record(&bytes, *part) {
-                content.extend_from_slice(bytes);
-            }
-        }
-        let bytes = from.read(location.head)?;
-        let Some(Record::Message(head)) = record(&bytes, location.head) else {
-            return Ok(());
-        };
-        let mut message = head.to_message();
-        content.append(&mut message.content);
-        message.content = content;
-        let path = self.files.path().to_owned();
-        let refused = |_| WriteFault::of("move a message to", &path)(io::Error::other("the log refuses it"));
-        self.log.append_message(now, &message, 0).map_err(refused)?;
-        if let Some(progress) = location.progress.and_then(|address| from.read_progress(address)) {
-            self.log.note(now, &Note::Progress(progress), None);
-        }
-        if self.log.waiting_bytes() > MOVED_TOGETHER_BYTES { self.settle(now) } else { Ok(()) }
-    }
-
-    fn read(&self, address: Address) -> Result<Vec<u8>, WriteFault> {
-        let path = self.files.segment(address.place.segment);
-        self.files.read_at(address.place, address.bytes).map_err(WriteFault::of("read", &path))
-    }
-
-    /// Writes everything that waits.
-    fn settle(&mut self, now: Now) -> Result<(), WriteFault> {
-        self.log.hurry();
-        while !self.log.is_idle() {
-            if let Some(write) = self.log.poll_write(now) {
-                let file = self.files.open_for_writing(write.place.segment)?;
-                let written = std::os::unix::fs::FileExt::write_all_at(&file, &write.bytes, write.place.offset.into());
-                self.log.handle_written(written.as_ref().copied().map_err(|_| Refusal::Fault));
-                written.map_err(WriteFault::of("write", &self.files.segment(write.place.segment)))?;
-            } else {
-                self.keep_up(now)?;
-            }
-        }
-        self.log.take_completions();
-        Ok(())
-    }
-
-    fn keep_up(&mut self, now: Now) -> Result<(), WriteFault> {
-        match self.log.poll_upkeep(now) {
-            Some(Upkeep::Prepare { header, recycled }) => {
-                self.files.prepare(header, recycled)?;
-                self.log.handle_prepared(now, Ok(()));
-            }
-            Some(Upkeep::Remove(number)) => {
-                self.files.remove(number)?;
-                self.log.handle_removed(now, Ok(()));
-            }
-            Some(Upkeep::Read { place, bytes }) => {
-                let bytes = self.files.read_at(place, bytes).ok();
-                self.log.handle_read(now, bytes.as_deref());
-            }
-            None => {}
-        }
-        Ok(())
-    }
-}
-
-fn record(bytes: &[u8], address: Address) -> Option<Record<'_>> {
-    let frame = frame::read(bytes, address.seed, address.place.offset)?;
-    Record::decode(frame.kind, frame.payload)
 }
 
 fn random_number() -> io::Result<u64> {
@@ -394,6 +264,3 @@ fn random_number() -> io::Result<u64> {
 pub fn spool_directory(state: &Path) -> PathBuf {
     state.join("spool")
 }
-
-/// Bytes that are moved between logs with one sync.
-const MOVED_TOGETHER_BYTES: usize = 8 << 20;

@@ -1,0 +1,350 @@
+//! Logs at a start, before anybody writes to them: what is in the log of a shard that is no more moves into that of one
+//! that is.
+//!
+//! ```text
+//! read all ──▶ drop_doubles ──▶ for each log without a shard: take_over ──▶ remove_all
+//! ```
+//!
+//! A start may be interrupted anywhere, and the next one may have any number of shards. So nothing is removed before its copy is
+//! on stable storage, and what was left in two logs is taken out of one of them.
+//!
+//! It waits for nothing by itself: a [`Segments`] is the disk.
+
+use std::collections::HashSet;
+
+use super::frame::{self, SegmentHeader};
+use super::log::{Address, Log, Note, Refusal, Write};
+use super::record::{Head, Record, Token};
+use super::recovery;
+use super::upkeep::Upkeep;
+use super::{Place, Progress};
+use crate::proto::message::{Message, MessageId};
+use crate::time::Now;
+
+/// The segments of one log. What changes them returns when the change is on stable storage.
+pub trait Segments {
+    /// Why something cannot be done.
+    type Fault;
+
+    /// The numbers of all segments, ascending.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    fn numbers(&self) -> Result<Vec<u32>, Self::Fault>;
+
+    /// All bytes of a segment.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn read(&self, number: u32) -> Result<Vec<u8>, Self::Fault>;
+
+    /// Some bytes of a segment.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn read_at(&self, place: Place, bytes: u32) -> Result<Vec<u8>, Self::Fault>;
+
+    /// Writes a batch.
+    ///
+    /// # Errors
+    /// It may be written whole, in part, or not at all.
+    fn write(&mut self, write: &Write) -> Result<(), Self::Fault>;
+
+    /// Makes a segment, of an old one if there is one.
+    ///
+    /// # Errors
+    /// It may be there, or half there.
+    fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), Self::Fault>;
+
+    /// Removes a segment.
+    ///
+    /// # Errors
+    /// It may be gone, or there.
+    fn remove(&mut self, number: u32) -> Result<(), Self::Fault>;
+
+    /// The log itself does not take a message.
+    fn refused(&self, refusal: Refusal) -> Self::Fault;
+}
+
+/// The log of one shard, read and ready to be handed to it.
+#[derive(Debug)]
+pub struct RestingLog<S> {
+    /// The log.
+    pub log: Log,
+    /// Its disk.
+    pub segments: S,
+}
+
+/// A token as it was found, with the message that was stored under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundToken {
+    id: MessageId,
+    user: String,
+    token: String,
+}
+
+impl From<Token<'_>> for FoundToken {
+    fn from(token: Token<'_>) -> Self {
+        Self { id: token.id, user: token.user.to_owned(), token: token.token.to_owned() }
+    }
+}
+
+/// A move between logs that was interrupted leaves a message in two of them: it stays in the first.
+///
+/// # Errors
+/// A log cannot be written.
+pub fn drop_doubles<S: Segments>(now: Now, logs: &mut [RestingLog<S>]) -> Result<(), S::Fault> {
+    for at in 1..logs.len() {
+        let (before, rest) = logs.split_at_mut(at);
+        let is_double = |id: &MessageId| before.iter().any(|other| other.log.contains(*id));
+        let doubles: Vec<_> = rest[0].log.messages().filter(is_double).collect();
+        rest[0].forget(now, &doubles)?;
+    }
+    Ok(())
+}
+
+impl<S: Segments> RestingLog<S> {
+    /// Tells each queued message with its newest progress, in the order of the log. One that cannot be read is passed over.
+    ///
+    /// # Errors
+    /// A segment cannot be read.
+    pub fn visit(&self, visit: &mut dyn FnMut(&Head<'_>, Option<Progress>)) -> Result<(), S::Fault> {
+        for number in self.log.message_segments() {
+            let bytes = self.segments.read(number)?;
+            self.log.visit_segment(number, &bytes, &mut |head| visit(head, self.progress(head.id)));
+        }
+        Ok(())
+    }
+
+    /// Notes that these messages are done, those of them that are here.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn forget(&mut self, now: Now, messages: &[MessageId]) -> Result<(), S::Fault> {
+        for id in messages {
+            if self.log.contains(*id) {
+                self.log.note(now, &Note::Done(*id), None);
+            }
+        }
+        self.settle(now)
+    }
+
+    /// Takes over what another log has: its messages with their progress, but for those that are `known` to be elsewhere, and
+    /// its tokens. All of it is on stable storage when this returns.
+    ///
+    /// # Errors
+    /// The other log cannot be read, or this one cannot be written.
+    pub fn take_over(
+        &mut self,
+        now: Now,
+        from: &Self,
+        known: &HashSet<MessageId>,
+        tokens: &[FoundToken],
+    ) -> Result<(), S::Fault> {
+        let mut found = Vec::new();
+        from.visit(&mut |head, progress| found.push((head.id, progress)))?;
+        for (id, progress) in found.into_iter().filter(|(id, _)| !known.contains(id)) {
+            self.adopt(now, from, id, progress)?;
+        }
+        for FoundToken { id, user, token } in tokens {
+            if !self.log.contains(*id) {
+                self.log.adopt_token(now, Token { id: *id, user, token });
+            }
+        }
+        self.settle(now)
+    }
+
+    /// Removes all segments, when what they hold is elsewhere. It is noted before, because what is left of a message when only
+    /// some of them are gone would look like damage. The oldest goes first: such a note must not go before its message.
+    ///
+    /// # Errors
+    /// Some of them are still there.
+    pub fn remove_all(&mut self, now: Now) -> Result<(), S::Fault> {
+        let all: Vec<_> = self.log.messages().collect();
+        self.forget(now, &all)?;
+        self.segments.numbers()?.into_iter().try_for_each(|number| self.segments.remove(number))
+    }
+
+    fn adopt(&mut self, now: Now, from: &Self, id: MessageId, progress: Option<Progress>) -> Result<(), S::Fault> {
+        let Some(message) = from.message(id)? else { return Ok(()) };
+        self.log.append_message(now, &message, 0).map_err(|refusal| self.segments.refused(refusal))?;
+        if let Some(progress) = progress {
+            self.log.note(now, &Note::Progress(progress), None);
+        }
+        if self.log.waiting_bytes() > MOVED_TOGETHER_BYTES { self.settle(now) } else { Ok(()) }
+    }
+
+    /// A message, whole; `None` if it is not here or cannot be understood.
+    fn message(&self, id: MessageId) -> Result<Option<Box<Message>>, S::Fault> {
+        let Some(location) = self.log.locate(id) else { return Ok(None) };
+        let mut content = Vec::new();
+        for part in &location.parts {
+            let bytes = self.read(*part)?;
+            if let Some(Record::Part { bytes, .. }) = record(&bytes, *part) {
+                content.extend_from_slice(bytes);
+            }
+        }
+        let bytes = self.read(location.head)?;
+        let Some(Record::Message(head)) = record(&bytes, location.head) else { return Ok(None) };
+        let mut message = head.to_message();
+        content.append(&mut message.content);
+        message.content = content;
+        Ok(Some(message))
+    }
+
+    fn progress(&self, id: MessageId) -> Option<Progress> {
+        let address = self.log.locate(id)?.progress?;
+        recovery::read_progress(&self.read(address).ok()?, address.seed, address.place)
+    }
+
+    fn read(&self, address: Address) -> Result<Vec<u8>, S::Fault> {
+        self.segments.read_at(address.place, address.bytes)
+    }
+
+    /// Writes everything that waits.
+    fn settle(&mut self, now: Now) -> Result<(), S::Fault> {
+        self.log.hurry();
+        while !self.log.is_idle() {
+            if let Some(write) = self.log.poll_write(now) {
+                let written = self.segments.write(&write);
+                self.log.handle_written(written.as_ref().copied().map_err(|_| Refusal::Fault));
+                written?;
+            } else {
+                self.keep_up(now)?;
+            }
+        }
+        self.log.take_completions();
+        Ok(())
+    }
+
+    fn keep_up(&mut self, now: Now) -> Result<(), S::Fault> {
+        match self.log.poll_upkeep(now) {
+            Some(Upkeep::Prepare { header, recycled }) => {
+                self.segments.prepare(header, recycled)?;
+                self.log.handle_prepared(now, Ok(()));
+            }
+            Some(Upkeep::Remove(number)) => {
+                self.segments.remove(number)?;
+                self.log.handle_removed(now, Ok(()));
+            }
+            Some(Upkeep::Read { place, bytes }) => {
+                let bytes = self.segments.read_at(place, bytes).ok();
+                self.log.handle_read(now, bytes.as_deref());
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+fn record(bytes: &[u8], address: Address) -> Option<Record<'_>> {
+    let frame = frame::read(bytes, address.seed, address.place.offset)?;
+    Record::decode(frame.kind, frame.payload)
+}
+
+/// Bytes that are moved between logs with one sync.
+const MOVED_TOGETHER_BYTES: usize = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::{RestingLog, Segments};
+    use crate::spool::Place;
+    use crate::spool::frame::SegmentHeader;
+    use crate::spool::log::{Refusal, Write};
+    use crate::spool::tests::disk::Disk;
+    use crate::spool::tests::{SETTINGS, simple};
+    use crate::time::Now;
+
+    const NOW: Now = Now::simulated_ms(10_000);
+
+    /// A disk whose machine stops before one of its changes.
+    struct Failing {
+        disk: Disk,
+        changes_left: Rc<Cell<u32>>,
+    }
+
+    impl Failing {
+        fn change(&mut self, act: impl FnOnce(&mut Disk)) -> Result<(), ()> {
+            self.changes_left.set(self.changes_left.get().checked_sub(1).ok_or(())?);
+            act(&mut self.disk);
+            Ok(())
+        }
+    }
+
+    impl Segments for Failing {
+        type Fault = ();
+
+        fn numbers(&self) -> Result<Vec<u32>, ()> {
+            Ok(self.disk.0.keys().copied().collect())
+        }
+
+        fn read(&self, number: u32) -> Result<Vec<u8>, ()> {
+            Ok(self.disk.0[&number].clone())
+        }
+
+        fn read_at(&self, place: Place, bytes: u32) -> Result<Vec<u8>, ()> {
+            Ok(self.disk.read(place, bytes).to_vec())
+        }
+
+        fn write(&mut self, write: &Write) -> Result<(), ()> {
+            self.change(|disk| disk.write(write))
+        }
+
+        fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), ()> {
+            self.change(|disk| disk.prepare(header, recycled))
+        }
+
+        fn remove(&mut self, number: u32) -> Result<(), ()> {
+            self.change(|disk| drop(disk.0.remove(&number)))
+        }
+
+        fn refused(&self, refusal: Refusal) {
+            panic!("a log refuses what another has: {refusal:?}");
+        }
+    }
+
+    fn open(disk: Disk, changes_left: &Rc<Cell<u32>>) -> RestingLog<Failing> {
+        let recovered = disk.recover(SETTINGS, NOW, &mut |_| ());
+        assert_eq!(recovered.damage, []);
+        RestingLog { log: recovered.log, segments: Failing { disk, changes_left: Rc::clone(changes_left) } }
+    }
+
+    fn join(to: &mut RestingLog<Failing>, from: &mut RestingLog<Failing>) -> Result<(), ()> {
+        let known = to.log.messages().collect();
+        to.take_over(NOW, from, &known, &[])?;
+        from.remove_all(NOW)
+    }
+
+    /// Messages of three parts each, of which some lie in two segments.
+    fn full() -> Disk {
+        let mut log = open(Disk::default(), &Rc::new(Cell::new(u32::MAX)));
+        for number in 0..20 {
+            log.log.append_message(NOW, &simple(number, 10_000), 0).unwrap();
+        }
+        log.settle(NOW).unwrap();
+        log.segments.disk
+    }
+
+    #[test]
+    fn a_move_that_is_interrupted_before_any_change_loses_nothing_and_looks_like_no_damage() {
+        let before = full();
+        assert!(before.0.len() > 2);
+        for changes in 0.. {
+            let left = Rc::new(Cell::new(changes));
+            let (mut to, mut from) = (open(Disk::default(), &left), open(before.clone(), &left));
+            let joined = join(&mut to, &mut from);
+            left.set(u32::MAX);
+            let (mut to, mut from) = (open(to.segments.disk, &left), open(from.segments.disk, &left));
+            join(&mut to, &mut from).unwrap();
+            assert_eq!(to.log.message_count(), 20, "after {changes} changes");
+            assert!(from.segments.disk.0.is_empty());
+            if joined.is_ok() {
+                assert!(changes > 5, "it was interrupted everywhere");
+                return;
+            }
+        }
+    }
+}
