@@ -53,8 +53,12 @@ pub enum Turn {
 pub struct Claim {
     key: OnceKey,
     /// `None` when nothing is left to give back.
-    registry: Option<Arc<OnceRegistry>>,
+    registry: Option<Arc<ShardOnce>>,
 }
+
+/// The registry as one shard sees it. What its messages hold on to is this, so that only this shard counts how many do.
+#[derive(Debug)]
+pub struct ShardOnce(Arc<OnceRegistry>);
 
 /// A part of the table. The alignment is two cache lines, because processors fetch them in pairs.
 #[derive(Debug)]
@@ -108,26 +112,6 @@ impl OnceRegistry {
         }
     }
 
-    /// Asks for the right to store a message under a token. Waits while another connection is storing one under it.
-    pub async fn claim(self: &Arc<Self>, now: Now, key: OnceKey) -> Turn {
-        loop {
-            let turn = self.locked(self.stripe(key), |table| match table.tokens.claim(now, key) {
-                ClaimAnswer::Claimed => Ok(Turn::First(Claim { key, registry: Some(Arc::clone(self)) })),
-                ClaimAnswer::Stored(message) => Ok(Turn::Repeat(message, Committed::attested_by_storage())),
-                ClaimAnswer::UnderWay => Err(table.wait(key)),
-            });
-            let waiter = match turn {
-                Ok(turn) => return turn,
-                Err(waiter) => waiter,
-            };
-            self.metrics.waited.increment();
-            // A claim always names its heir; if it ever did not, asking again would find that out.
-            if let Ok(turn) = waiter.recv_async().await {
-                return turn;
-            }
-        }
-    }
-
     /// To be called once a second: looks through one stripe for what has expired, and counts. Returns what the operator
     /// should be told.
     pub fn tick(&self, now: Now) -> Option<OnceTokensForgotten> {
@@ -175,12 +159,45 @@ impl OnceRegistry {
     }
 }
 
+impl ShardOnce {
+    /// The registry for one more shard.
+    pub fn new(registry: &Arc<OnceRegistry>) -> Self {
+        Self(Arc::clone(registry))
+    }
+
+    /// The key of a user's token, good for this process.
+    pub fn key(&self, user: &str, token: &str) -> OnceKey {
+        self.0.key(user, token)
+    }
+
+    /// Asks for the right to store a message under a token. Waits while another connection is storing one under it.
+    pub async fn claim(self: &Arc<Self>, now: Now, key: OnceKey) -> Turn {
+        loop {
+            let turn = self.0.locked(self.0.stripe(key), |table| match table.tokens.claim(now, key) {
+                ClaimAnswer::Claimed => Ok(Turn::First(Claim { key, registry: Some(Arc::clone(self)) })),
+                ClaimAnswer::Stored(message) => Ok(Turn::Repeat(message, Committed::attested_by_storage())),
+                ClaimAnswer::UnderWay => Err(table.wait(key)),
+            });
+            let waiter = match turn {
+                Ok(turn) => return turn,
+                Err(waiter) => waiter,
+            };
+            self.0.metrics.waited.increment();
+            // A claim always names its heir; if it ever did not, asking again would find that out.
+            if let Ok(turn) = waiter.recv_async().await {
+                return turn;
+            }
+        }
+    }
+}
+
 impl Claim {
     /// The message is stored under this id: whoever waits, and whoever comes later, is told so.
     pub fn stored(mut self, now: Now, message: MessageId, _: &Committed) {
-        let Some(registry) = self.registry.take() else {
+        let Some(shard) = self.registry.take() else {
             return;
         };
+        let registry = &shard.0;
         let (forgotten, waiting) = registry.locked(registry.stripe(self.key), |table| {
             (table.tokens.store(now, self.key, message), table.waiting.remove(&self.key))
         });
@@ -192,7 +209,7 @@ impl Claim {
     }
 
     /// Takes the duty to give it back out of it.
-    fn disarm(mut self) -> Option<Arc<OnceRegistry>> {
+    fn disarm(mut self) -> Option<Arc<ShardOnce>> {
         self.registry.take()
     }
 }
@@ -201,12 +218,13 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let mut heir = self.registry.take();
         // Whoever waits no longer is passed over; no lock is held while a claim changes hands.
-        while let Some(registry) = heir.take() {
+        while let Some(shard) = heir.take() {
+            let registry = &shard.0;
             let Some(waiter) = registry.locked(registry.stripe(self.key), |table| table.next_or_release(self.key))
             else {
                 return;
             };
-            let claim = Self { key: self.key, registry: Some(registry) };
+            let claim = Self { key: self.key, registry: Some(shard) };
             if let Err(refused) = waiter.try_send(Turn::First(claim))
                 && let Turn::First(claim) = refused.into_inner()
             {
@@ -258,7 +276,7 @@ mod tests {
 
     use futures_lite::future::block_on;
 
-    use super::{Claim, OnceRegistry, Turn};
+    use super::{Claim, OnceRegistry, ShardOnce, Turn};
     use crate::observe::metrics::OnceMetrics;
     use crate::proto::message::MessageId;
     use crate::proto::proof::Committed;
@@ -267,9 +285,10 @@ mod tests {
 
     const START: Now = Now::simulated_ms(0);
 
-    fn registry(tokens_max: usize) -> Arc<OnceRegistry> {
+    fn registry(tokens_max: usize) -> Arc<ShardOnce> {
         let bounds = OnceBounds { retention: Duration::from_secs(60), tokens_max };
-        Arc::new(OnceRegistry::new(bounds, Arc::new(OnceMetrics::default())).unwrap())
+        let registry = OnceRegistry::new(bounds, Arc::new(OnceMetrics::default())).unwrap();
+        Arc::new(ShardOnce::new(&Arc::new(registry)))
     }
 
     fn id(number: u32) -> MessageId {
@@ -295,9 +314,9 @@ mod tests {
     }
 
     /// Nobody is entered as waiting.
-    fn assert_at_rest(registry: &OnceRegistry, keys: &[OnceKey]) {
+    fn assert_at_rest(registry: &ShardOnce, keys: &[OnceKey]) {
         for key in keys {
-            let table = registry.stripe(*key).lock();
+            let table = registry.0.stripe(*key).lock();
             assert!(table.waiting.is_empty());
         }
     }
@@ -328,7 +347,7 @@ mod tests {
         assert!(poll(second.as_mut()).is_pending() && poll(third.as_mut()).is_pending());
         store(claim, 1);
         assert_eq!((repeat(&block_on(second)), repeat(&block_on(third))), (id(1), id(1)));
-        assert_eq!(registry.metrics.waited.value(), 2);
+        assert_eq!(registry.0.metrics.waited.value(), 2);
         assert_at_rest(&registry, &[key]);
     }
 
@@ -407,7 +426,8 @@ mod tests {
         let stored: Arc<Vec<AtomicU32>> = Arc::new((0..ROUNDS).map(|_| AtomicU32::new(0)).collect());
         let start = Arc::new(Barrier::new(THREADS as usize));
         let race = |thread: u32| {
-            let (registry, stored, start) = (Arc::clone(&registry), Arc::clone(&stored), Arc::clone(&start));
+            let registry = Arc::new(ShardOnce::new(&registry.0));
+            let (stored, start) = (Arc::clone(&stored), Arc::clone(&start));
             thread::spawn(move || {
                 let mut heard = Vec::new();
                 for round in 0..ROUNDS {
@@ -446,7 +466,7 @@ mod tests {
             number += 1;
             store(first(block_on(registry.claim(START, registry.key("ann", &number.to_string())))), number);
         };
-        let told = |seconds: u64| registry.tick(Now::simulated_ms(seconds * 1_000)).map(|event| event.tokens);
+        let told = |seconds: u64| registry.0.tick(Now::simulated_ms(seconds * 1_000)).map(|event| event.tokens);
         take();
         assert_eq!(told(1), None);
         take();
@@ -464,11 +484,11 @@ mod tests {
             message: id(number),
             stored_at: START.unix,
         };
-        registry.restore(START, [found("a", 1), found("b", 2)]);
+        registry.0.restore(START, [found("a", 1), found("b", 2)]);
         assert_eq!(repeat(&block_on(registry.claim(START, registry.key("ann", "a")))), id(1));
         assert_eq!(repeat(&block_on(registry.claim(START, registry.key("ann", "b")))), id(2));
-        registry.tick(START);
-        assert_eq!(registry.metrics.tokens.value(), 2);
+        registry.0.tick(START);
+        assert_eq!(registry.0.metrics.tokens.value(), 2);
     }
 
     #[test]
@@ -478,10 +498,10 @@ mod tests {
             let key = registry.key("ann", &number.to_string());
             store(first(block_on(registry.claim(START, key))), number);
         }
-        let stripes = registry.stripes.len() as u64;
+        let stripes = registry.0.stripes.len() as u64;
         for second in 0..stripes {
-            registry.tick(Now::simulated_ms((100 + second) * 1_000));
+            registry.0.tick(Now::simulated_ms((100 + second) * 1_000));
         }
-        assert_eq!(registry.metrics.tokens.value(), 0);
+        assert_eq!(registry.0.metrics.tokens.value(), 0);
     }
 }

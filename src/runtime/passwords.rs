@@ -163,7 +163,9 @@ impl ShardPasswords {
         let generation = office.generation.load(Ordering::Acquire);
         let verdict = self.passwords.judge(now, address, credential).await;
         if let Verdict::Accepted(member) = &verdict {
-            self.remembered.borrow_mut().remember(now, generation, fingerprint, Arc::clone(member));
+            // A copy of this shard's own: each login counts who holds on to it.
+            let own = Arc::new(Member::clone(member));
+            self.remembered.borrow_mut().remember(now, generation, fingerprint, own);
         }
         verdict
     }

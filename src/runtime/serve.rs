@@ -19,7 +19,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::admission::AddressCounts;
+use super::admission::{AddressCounts, ShardAddresses};
 use super::certificates::{CertificateFiles, CertificateLoader};
 use super::clock::Clock;
 use super::control::{ControlServer, ControlSocket};
@@ -29,11 +29,11 @@ use super::handover::{HandoverServer, Legacy};
 use super::listeners::{ByReturning, Endpoint, Inherited, Listener};
 use super::log_writer::{Log, LogWriter};
 use super::metrics_server::{Health, MetricsServer};
-use super::once::OnceRegistry;
+use super::once::{OnceRegistry, ShardOnce};
 use super::pages::take_small_pages;
 use super::passwords::{PasswordSettings, Passwords, Publish};
 use super::qhlo_secrets::{QHLO_SECRETS_FILE, QhloSecrets, QhloSecretsError};
-use super::queue::{CarrierParts, Depth, QueueHandle, QueueParts, Request};
+use super::queue::{CarrierParts, Depth, QueueHandle, QueueParts, Request, ShardDepth};
 use super::report::listener_kind;
 use super::shard::{self, ListenerSettings, Order, ShardParts, try_executor, words_of};
 use super::shelf::RunningQueue;
@@ -304,7 +304,7 @@ impl Service {
         passwords: &PasswordSettings,
     ) -> Result<(), ServeError> {
         let addresses = Arc::new(AddressCounts::new(self.config.connections_per_address_max));
-        let depth = Arc::new(Depth::new(self.config.queue_max));
+        let all_depths = Arc::new(Depth::new(self.config.queue_max));
         let mut ways = Vec::new();
         for (index, (listeners, log)) in listeners.into_iter().zip(logs).enumerate() {
             let number = u16::try_from(index).unwrap_or(u16::MAX);
@@ -312,6 +312,7 @@ impl Service {
             let has_failed = Arc::new(AtomicBool::new(false));
             let has_let_go = Arc::new(AtomicBool::new(false));
             let (way, requests) = flume::unbounded();
+            let depth = ShardDepth::new(&all_depths, self.config.shards);
             ways.push(way);
             let doors = doors_of(&listeners);
             let parts = ShardParts {
@@ -331,14 +332,14 @@ impl Service {
                 lateness_max: self.config.lateness_max,
                 greet_pause: self.config.greet_pause,
                 drain_timeout: self.config.drain_timeout,
-                addresses: Arc::clone(&addresses),
+                addresses: Arc::new(ShardAddresses::new(&addresses)),
                 passwords: self.passwords.for_shard(passwords),
                 delivery: start_delivery(&self.config, number)?,
                 through: through(&self.config, &self.relays),
                 spool: log,
                 sync: self.config.sync,
-                queue: queue_parts(&self.config, &self.relays, &self.routes, number, &depth, requests)?,
-                once: Arc::clone(&self.once),
+                queue: queue_parts(&self.config, &self.relays, &self.routes, number, depth, requests)?,
+                once: Arc::new(ShardOnce::new(&self.once)),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
                 log: self.log.clone(),
                 orders: received,
@@ -681,7 +682,7 @@ fn queue_parts(
     relays: &RelayMaterial,
     routes: &Arc<Routes>,
     shard: u16,
-    depth: &Arc<Depth>,
+    depth: ShardDepth,
     requests: flume::Receiver<Request>,
 ) -> Result<QueueParts, ServeError> {
     let carrier = |destination: &Destination| match relays.settings(destination) {
@@ -701,7 +702,7 @@ fn queue_parts(
         },
         carriers: routes.destinations().iter().map(carrier).collect::<Result<_, _>>()?,
         routes: Arc::clone(routes),
-        depth: Arc::clone(depth),
+        depth,
         requests,
         host_name: config.hostname.clone(),
         seed: u64::from_ne_bytes(seed),

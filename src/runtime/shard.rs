@@ -16,7 +16,7 @@ use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::accept;
-use super::admission::AddressCounts;
+use super::admission::ShardAddresses;
 use super::clock::Clock;
 use super::connections::Connections;
 use super::delivery::Delivery;
@@ -25,7 +25,7 @@ use super::delivery::through::Through;
 use super::host::try_ring;
 use super::listeners::{ByReturning, Listener};
 use super::log_writer::Log;
-use super::once::OnceRegistry;
+use super::once::ShardOnce;
 use super::passwords::ShardPasswords;
 use super::queue::{QueueNeeds, QueueParts, ShardQueue};
 use super::ring_enter::has_lost_completions;
@@ -53,7 +53,7 @@ pub(super) struct ShardParts {
     pub(super) lateness_max: Duration,
     pub(super) greet_pause: Duration,
     pub(super) drain_timeout: Duration,
-    pub(super) addresses: Arc<AddressCounts>,
+    pub(super) addresses: Arc<ShardAddresses>,
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
     /// The server to which all messages are handed through, if they are.
@@ -61,7 +61,7 @@ pub(super) struct ShardParts {
     pub(super) spool: (OpenedLog, Keeper),
     pub(super) sync: SyncPolicy,
     pub(super) queue: QueueParts,
-    pub(super) once: Arc<OnceRegistry>,
+    pub(super) once: Arc<ShardOnce>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) log: Log,
     pub(super) orders: flume::Receiver<Order>,
@@ -94,14 +94,14 @@ pub(super) struct Shard {
     pub(super) connections: Rc<Connections>,
     pub(super) connections_max: u32,
     pub(super) lateness: RefCell<Lateness>,
-    pub(super) addresses: Arc<AddressCounts>,
+    pub(super) addresses: Arc<ShardAddresses>,
     pub(super) passwords: ShardPasswords,
     pub(super) delivery: Delivery,
     pub(super) through: Option<Through>,
     pub(super) spool: Spool,
     pub(super) sync: SyncPolicy,
     pub(super) queue: ShardQueue,
-    pub(super) once: Arc<OnceRegistry>,
+    pub(super) once: Arc<ShardOnce>,
     pub(super) metrics: Arc<ShardMetrics>,
     /// One buffer for all connections: it is used between two waits, never across one.
     pub(super) receive_buffer: RefCell<Box<[u8]>>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onetrip::observe::metrics::OnceMetrics;
-use onetrip::runtime::once::OnceRegistry;
+use onetrip::runtime::once::{OnceRegistry, ShardOnce};
 use onetrip::spool::once::OnceBounds;
 use onetrip::tls::config::ServerConfigs;
 
@@ -16,7 +16,7 @@ use crate::world::{Event, World};
 
 /// The server while it lives.
 pub struct Process {
-    pub registry: Arc<OnceRegistry>,
+    pub registry: Arc<ShardOnce>,
     /// Its TLS, with the sessions of this life.
     pub configs: Arc<ServerConfigs>,
     pub shards: Vec<Shard>,
@@ -34,7 +34,7 @@ impl Process {
     /// A process with these shards, and what its registry has found.
     pub fn new(world: &World, shards: Vec<Shard>, registry: OnceRegistry) -> Self {
         let configs = world.site.restarted().configs;
-        Self { registry: Arc::new(registry), configs, shards, stopping: None }
+        Self { registry: Arc::new(ShardOnce::new(&Arc::new(registry))), configs, shards, stopping: None }
     }
 }
 

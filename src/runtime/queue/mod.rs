@@ -39,7 +39,7 @@ use glommio::timer::{Timer, sleep};
 
 pub(super) use self::carrier::CarrierParts;
 use self::carrier::{Carried, Carrier};
-pub use self::depth::Depth;
+pub use self::depth::{Depth, ShardDepth};
 pub use self::requests::{Change, Page, QueueGone, QueueHandle, Request, Shown};
 use super::bell::Bell;
 use super::clock::Clock;
@@ -64,7 +64,7 @@ pub(super) struct QueueParts {
     pub(super) routes: Arc<Routes>,
     /// By number of the destination.
     pub(super) carriers: Vec<CarrierParts>,
-    pub(super) depth: Arc<Depth>,
+    pub(super) depth: ShardDepth,
     pub(super) requests: flume::Receiver<Request>,
     pub(super) host_name: String,
     /// So that shards that start together do not try again together.
@@ -98,9 +98,7 @@ struct Inner {
     carriers: Vec<Carrier>,
     /// What is under way, by number of the destination.
     loads: Vec<Load>,
-    depth: Arc<Depth>,
-    /// Messages of this shard that `depth` has been told of.
-    told_depth: Cell<usize>,
+    depth: ShardDepth,
     host_name: String,
     shard: u16,
     spool: Spool,
@@ -152,7 +150,6 @@ impl QueueParts {
             loads: carriers.iter().map(|_| Load::default()).collect(),
             carriers,
             depth: self.depth,
-            told_depth: Cell::new(0),
             host_name: self.host_name,
             shard: needs.shard,
             spool: needs.spool,
@@ -363,8 +360,7 @@ impl Inner {
     }
 
     fn publish_depth(&self, now: usize) {
-        let before = self.told_depth.replace(now);
-        self.depth.change(before, now);
+        self.depth.change(now);
         self.metrics.queue_messages.set(now as u64);
     }
 
