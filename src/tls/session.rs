@@ -17,23 +17,29 @@
 //!
 //! Must not hold more than the bounds in [`limits`], nor know what the plaintext means.
 
-use std::fmt;
-use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
-use rustls::server::{Accepted, AcceptedAlert, Acceptor};
-use rustls::{CipherSuite, ConnectionCommon, Error, HandshakeKind, PeerMisbehaved, ProtocolVersion, ServerConnection};
+use rustls::server::{Accepted, AcceptedAlert};
+use rustls::{CipherSuite, ConnectionCommon, Error, HandshakeKind, ProtocolVersion};
 
 pub use client::ClientSession;
+pub use failure::{FailureKind, TlsFailure};
+
+use buffered::write;
+use listening::{Listening, Refused};
+use running::Running;
 
 use super::Version;
 use super::config::ServerConfigs;
-use super::early::{EarlyInput, Passed, Skipper, TooMuchSkipped};
+use super::early::{EarlyInput, Skipper};
 use super::hello::offers_early_data;
-use super::record::{Part, RecordCursor};
 use crate::limits;
 
+mod buffered;
 mod client;
+mod failure;
+mod listening;
+mod running;
 
 /// The server's end of a TLS session.
 #[derive(Debug)]
@@ -283,181 +289,6 @@ pub struct Facts<'a> {
     pub server_name: Option<&'a str>,
 }
 
-/// Why a session is broken.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TlsFailure {
-    kind: FailureKind,
-    error: Error,
-}
-
-/// The kinds of failures, as operators count them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// What arrived cannot be read as TLS: often plain text on a port for TLS, or the reverse.
-    Malformed,
-    /// The other side gave up with an alert, for instance because it does not trust our certificate.
-    PeerAlert,
-    /// The two sides have no version, cipher suite or group in common.
-    Incompatible,
-    /// The server's certificate is not good enough for this client.
-    Certificate,
-    /// The other side broke the rules of the protocol, or somebody changed its bytes.
-    Violation,
-    /// Something is wrong on our side.
-    Fault,
-}
-
-impl TlsFailure {
-    fn new(error: Error) -> Self {
-        Self { kind: kind(&error), error }
-    }
-
-    /// The kind, for counting.
-    pub fn kind(&self) -> FailureKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for TlsFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let summary = match self.kind {
-            FailureKind::Malformed => "what arrived is not TLS (does one side speak plain text here?)",
-            FailureKind::PeerAlert => "the other side gave up",
-            FailureKind::Incompatible => "no version, cipher suite or group in common",
-            FailureKind::Certificate => "the server's certificate is refused",
-            FailureKind::Violation => "the other side broke the TLS protocol",
-            FailureKind::Fault => "TLS failed on this side",
-        };
-        write!(f, "{summary}: {}", self.error)
-    }
-}
-
-impl std::error::Error for TlsFailure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-/// Waiting for a ClientHello.
-struct Listening {
-    acceptor: Acceptor,
-    configs: Arc<ServerConfigs>,
-    records: RecordCursor,
-    /// What the acceptor has taken: the records of a ClientHello, of at most 64 KiB.
-    heard: Vec<u8>,
-    /// Plaintext that was written before the client said anything.
-    waiting: Vec<u8>,
-}
-
-impl Listening {
-    fn new(configs: Arc<ServerConfigs>) -> Self {
-        let records = RecordCursor::default();
-        Self { acceptor: Acceptor::default(), configs, records, heard: Vec::new(), waiting: Vec::new() }
-    }
-
-    /// Takes some bytes. Returns the ClientHello when it is complete. Nothing that follows it is taken: the library would keep
-    /// it, and what becomes of it is not decided yet.
-    fn hear(&mut self, rest: &mut &[u8]) -> Result<Option<Accepted>, (Error, Option<AcceptedAlert>)> {
-        let (Part::Header(mut part) | Part::Content(mut part)) = self.records.next(rest);
-        self.heard.extend_from_slice(part);
-        while !part.is_empty() {
-            self.acceptor.read_tls(&mut part).map_err(|_| (message_too_large(), None))?;
-        }
-        self.acceptor.accept().map_err(|(error, alert)| (error, Some(alert)))
-    }
-
-    fn write(&mut self, plaintext: &[u8]) -> usize {
-        let taken = plaintext.len().min(limits::TLS_WAITING_BYTES_MAX - self.waiting.len());
-        self.waiting.extend_from_slice(&plaintext[..taken]);
-        taken
-    }
-}
-
-impl fmt::Debug for Listening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listening").finish_non_exhaustive()
-    }
-}
-
-/// A connection whose ClientHello was answered.
-#[derive(Debug)]
-struct Running {
-    connection: ServerConnection,
-    early: EarlyInput,
-    skipper: Skipper,
-}
-
-impl Running {
-    /// Takes from `rest` until there is plaintext to be read that is not early data. So what is held is bounded: by the
-    /// bound on early data, and by one read's worth of what comes after it.
-    fn receive(&mut self, flow: &mut Flow, rest: &mut &[u8]) -> Result<(), TlsFailure> {
-        while !rest.is_empty() && plaintext(&mut self.connection).is_empty() {
-            if self.early.outcome == EarlyOutcome::Rejected && self.connection.is_handshaking() {
-                self.pass_or_skip(flow, rest)?;
-                continue;
-            }
-            let result = flow.receive_piece(&mut self.connection, rest);
-            // Early data from before a fault stays good.
-            self.early.gather(&mut self.connection);
-            result?;
-        }
-        Ok(())
-    }
-
-    /// Takes a part of a record, and gives it to the library unless it is early data that was rejected.
-    fn pass_or_skip(&mut self, flow: &mut Flow, rest: &mut &[u8]) -> Result<(), TlsFailure> {
-        match self.skipper.next(rest) {
-            Err(TooMuchSkipped) => Err(flow.fail(PeerMisbehaved::TooMuchEarlyDataReceived.into())),
-            Ok(Passed::Nothing) => Ok(()),
-            Ok(Passed::Header(header)) => flow.receive_all(&mut self.connection, &header),
-            Ok(Passed::Content(content)) => flow.receive_all(&mut self.connection, content),
-        }
-    }
-
-    fn send(&mut self, ciphertext: &mut Vec<u8>) {
-        self.skipper.note_answer(self.connection.wants_write());
-        send(&mut self.connection, ciphertext);
-    }
-
-    /// Early data comes first: all of it was sent before anything else.
-    fn plaintext(&mut self) -> Plaintext<'_> {
-        match self.early.unread() {
-            [] => Plaintext { bytes: plaintext(&mut self.connection), origin: Origin::Confirmed },
-            bytes => Plaintext { bytes, origin: Origin::Early },
-        }
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        if self.early.unread().is_empty() {
-            self.connection.reader().consume(bytes);
-        } else {
-            self.early.consume(bytes);
-        }
-    }
-
-    fn agreed(&self) -> Option<Facts<'_>> {
-        agreed(&self.connection, self.connection.server_name())
-    }
-
-    fn rest(&mut self) {
-        self.early.rest();
-        rest(&mut self.connection);
-    }
-}
-
-/// A handshake that failed at its first message.
-#[derive(Debug)]
-struct Refused {
-    alert: Option<AcceptedAlert>,
-}
-
-impl Refused {
-    fn send(&mut self, ciphertext: &mut Vec<u8>) {
-        let Some(mut alert) = self.alert.take() else { return };
-        alert.write_all(ciphertext).expect("a Vec takes everything");
-    }
-}
-
 /// How far the two directions of a session are.
 #[derive(Debug, Default)]
 struct Flow {
@@ -508,83 +339,6 @@ impl Flow {
         self.receiving = Receiving::Failed(Box::new(failure.clone()));
         failure
     }
-
-    /// Takes from `rest` until there is plaintext to be read. So no more than one read's worth of plaintext is ever held.
-    fn receive<Data>(&mut self, connection: &mut ConnectionCommon<Data>, rest: &mut &[u8]) -> Result<(), TlsFailure> {
-        while !rest.is_empty() && plaintext(connection).is_empty() {
-            self.receive_piece(connection, rest)?;
-        }
-        Ok(())
-    }
-
-    /// Takes all of `bytes`, of which none are expected to be plaintext.
-    fn receive_all<Data>(
-        &mut self,
-        connection: &mut ConnectionCommon<Data>,
-        mut bytes: &[u8],
-    ) -> Result<(), TlsFailure> {
-        while !bytes.is_empty() {
-            self.receive_piece(connection, &mut bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Takes as much from `rest` as the library reads at once, a few KiB, and works through it.
-    fn receive_piece<Data>(
-        &mut self,
-        connection: &mut ConnectionCommon<Data>,
-        rest: &mut &[u8],
-    ) -> Result<(), TlsFailure> {
-        match connection.read_tls(rest) {
-            // Closed: what follows close_notify is nobody's.
-            Ok(0) => *rest = &[],
-            Ok(_) => self.process(connection)?,
-            Err(_) => return Err(self.fail(message_too_large())),
-        }
-        Ok(())
-    }
-
-    /// Works through what the connection has taken.
-    fn process<Data>(&mut self, connection: &mut ConnectionCommon<Data>) -> Result<(), TlsFailure> {
-        match connection.process_new_packets() {
-            Ok(state) if state.peer_has_closed() => self.receiving = Receiving::Closed,
-            Ok(_) => {}
-            Err(error) => return Err(self.fail(error)),
-        }
-        Ok(())
-    }
-}
-
-fn plaintext<Data>(connection: &mut ConnectionCommon<Data>) -> &[u8] {
-    // An error only says that there is nothing now or nothing more to come.
-    connection.reader().into_first_chunk().unwrap_or_default()
-}
-
-fn write<Data>(connection: &mut ConnectionCommon<Data>, plaintext: &[u8]) -> usize {
-    // An error is the session's failure, after which nothing is sent.
-    connection.writer().write(plaintext).unwrap_or(plaintext.len())
-}
-
-fn send<Data>(connection: &mut ConnectionCommon<Data>, ciphertext: &mut Vec<u8>) {
-    while connection.wants_write() {
-        connection.write_tls(ciphertext).expect("a Vec takes everything");
-    }
-}
-
-fn rest<Data>(connection: &mut ConnectionCommon<Data>) {
-    if plaintext(connection).is_empty() {
-        // The library looks at the size of its buffer before it asks for bytes; that there are none is no error.
-        let _ = connection.read_tls(&mut NothingYet);
-    }
-}
-
-/// A reader that has no bytes now.
-struct NothingYet;
-
-impl Read for NothingYet {
-    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
 }
 
 fn facts<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
@@ -611,24 +365,4 @@ fn cipher_suite_name(suite: CipherSuite) -> &'static str {
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
         suite => suite.as_str().unwrap_or("unknown"),
     }
-}
-
-fn kind(error: &Error) -> FailureKind {
-    match error {
-        Error::InvalidMessage(_) => FailureKind::Malformed,
-        Error::AlertReceived(_) => FailureKind::PeerAlert,
-        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => FailureKind::Incompatible,
-        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => FailureKind::Certificate,
-        Error::PeerMisbehaved(_)
-        | Error::DecryptError
-        | Error::PeerSentOversizedRecord
-        | Error::InappropriateMessage { .. }
-        | Error::InappropriateHandshakeMessage { .. } => FailureKind::Violation,
-        _ => FailureKind::Fault,
-    }
-}
-
-/// The library has room for 64 KiB of a handshake message; a larger one ends the session.
-fn message_too_large() -> Error {
-    rustls::InvalidMessage::HandshakePayloadTooLarge.into()
 }
