@@ -20,24 +20,22 @@
 use std::sync::Arc;
 
 use rustls::server::{Accepted, AcceptedAlert};
-use rustls::{CipherSuite, ConnectionCommon, Error, HandshakeKind, ProtocolVersion};
+use rustls::{CipherSuite, CommonState, Error, HandshakeKind, ProtocolVersion};
 
 pub use client::ClientSession;
 pub use failure::{FailureKind, TlsFailure};
 
-use buffered::write;
 use listening::{Listening, Refused};
-use running::Running;
+use running::{Heard, Running};
 
 use super::Version;
 use super::config::ServerConfigs;
-use super::early::{EarlyInput, Skipper};
 use super::hello::offers_early_data;
-use crate::limits;
 
 mod buffered;
 mod client;
 mod failure;
+mod inbox;
 mod listening;
 mod running;
 
@@ -120,7 +118,7 @@ impl Session {
         }
         match &mut self.stage {
             Stage::Listening(listening) => listening.write(plaintext),
-            Stage::Running(running) => write(&mut running.connection, plaintext),
+            Stage::Running(running) => running.write(&mut self.flow, plaintext),
             Stage::Refused(_) => plaintext.len(),
         }
     }
@@ -138,7 +136,7 @@ impl Session {
     pub fn has_output(&self) -> bool {
         match &self.stage {
             Stage::Listening(_) => false,
-            Stage::Running(running) => running.connection.wants_write(),
+            Stage::Running(running) => running.has_output(),
             Stage::Refused(refused) => refused.alert.is_some(),
         }
     }
@@ -147,8 +145,8 @@ impl Session {
     /// accepted.
     pub fn facts(&self) -> Option<Facts<'_>> {
         match &self.stage {
-            Stage::Running(running) if running.early.outcome == EarlyOutcome::Accepted => running.agreed(),
-            Stage::Running(running) if !running.connection.is_handshaking() => running.agreed(),
+            Stage::Running(running) if running.early_outcome() == EarlyOutcome::Accepted => running.agreed(),
+            Stage::Running(running) if !running.is_handshaking() => running.agreed(),
             Stage::Running(_) | Stage::Listening(_) | Stage::Refused(_) => None,
         }
     }
@@ -156,7 +154,7 @@ impl Session {
     /// What became of the client's early data; known as soon as its ClientHello is answered.
     pub fn early_outcome(&self) -> EarlyOutcome {
         match &self.stage {
-            Stage::Running(running) => running.early.outcome,
+            Stage::Running(running) => running.early_outcome(),
             Stage::Listening(_) | Stage::Refused(_) => EarlyOutcome::None,
         }
     }
@@ -164,7 +162,7 @@ impl Session {
     /// Whether the handshake is not complete yet: until it is, all that was read is early data.
     pub fn is_handshaking(&self) -> bool {
         match &self.stage {
-            Stage::Running(running) => running.connection.is_handshaking(),
+            Stage::Running(running) => running.is_handshaking(),
             Stage::Listening(_) | Stage::Refused(_) => true,
         }
     }
@@ -179,12 +177,11 @@ impl Session {
     pub fn close(&mut self) {
         self.flow.close();
         if let Stage::Running(running) = &mut self.stage {
-            running.connection.send_close_notify();
+            running.close(&mut self.flow);
         }
     }
 
-    /// Gives grown buffers back. To be called when the connection falls idle, as the TLS library does so only when the next
-    /// bytes arrive.
+    /// Gives buffers back. To be called when the connection falls idle.
     pub fn rest(&mut self) {
         match &mut self.stage {
             Stage::Running(running) => running.rest(),
@@ -211,24 +208,17 @@ impl Session {
     fn open(&mut self, accepted: Accepted) -> Result<(), TlsFailure> {
         let Stage::Listening(listening) = &mut self.stage else { return Ok(()) };
         let config = listening.configs.choose(&accepted.client_hello());
-        let is_early_data_offered = offers_early_data(&listening.heard);
+        let server_name = accepted.client_hello().server_name().map(Box::from);
+        let offers_early_data = offers_early_data(&listening.heard);
+        let records = std::mem::take(&mut listening.heard);
         let waiting = std::mem::take(&mut listening.waiting);
-        let mut connection = match accepted.into_connection(config) {
-            Ok(connection) => connection,
-            Err((error, alert)) => return Err(self.refuse(error, Some(alert))),
-        };
-        // What waits has kept to the bound already, but here the library would count its own flight against it too.
-        connection.set_buffer_limit(None);
-        let written = write(&mut connection, &waiting);
-        assert_eq!(written, waiting.len(), "without a limit everything is taken");
-        connection.set_buffer_limit(Some(limits::TLS_WAITING_BYTES_MAX));
-        if self.flow.cannot_send() {
-            connection.send_close_notify();
-        }
-        let outcome = EarlyOutcome::of(is_early_data_offered, connection.early_data().is_some());
-        let running = Running { connection, early: EarlyInput::new(outcome), skipper: Skipper::default() };
+        // What was read to choose is read once more by the connection, which cannot begin with a hello that another has read.
+        drop(accepted);
+        let heard = Heard { records, server_name, offers_early_data };
+        let mut running = Running::new(config, heard, waiting).map_err(|error| self.refuse(error, None))?;
+        let answered = running.answer(&mut self.flow);
         self.stage = Stage::Running(running);
-        Ok(())
+        answered
     }
 
     fn refuse(&mut self, error: Error, alert: Option<AcceptedAlert>) -> TlsFailure {
@@ -264,16 +254,6 @@ pub enum Origin {
     Early,
     /// They came behind the client's Finished.
     Confirmed,
-}
-
-impl EarlyOutcome {
-    fn of(is_offered: bool, is_accepted: bool) -> Self {
-        match (is_offered, is_accepted) {
-            (_, true) => Self::Accepted,
-            (true, false) => Self::Rejected,
-            (false, false) => Self::None,
-        }
-    }
 }
 
 /// What a handshake agreed on.
@@ -330,6 +310,10 @@ impl Flow {
         matches!(self.receiving, Receiving::Closed)
     }
 
+    fn note_peer_closed(&mut self) {
+        self.receiving = Receiving::Closed;
+    }
+
     fn close(&mut self) {
         self.sending = Sending::Closed;
     }
@@ -341,11 +325,11 @@ impl Flow {
     }
 }
 
-fn facts<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
+fn facts<'a>(connection: &CommonState, server_name: Option<&'a str>) -> Option<Facts<'a>> {
     if connection.is_handshaking() { None } else { agreed(connection, server_name) }
 }
 
-fn agreed<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
+fn agreed<'a>(connection: &CommonState, server_name: Option<&'a str>) -> Option<Facts<'a>> {
     let version = match connection.protocol_version()? {
         ProtocolVersion::TLSv1_3 => Version::Tls13,
         _ => Version::Tls12,

@@ -22,18 +22,6 @@ impl Flow {
         Ok(())
     }
 
-    /// Takes all of `bytes`, of which none are expected to be plaintext.
-    pub(super) fn receive_all<Data>(
-        &mut self,
-        connection: &mut ConnectionCommon<Data>,
-        mut bytes: &[u8],
-    ) -> Result<(), TlsFailure> {
-        while !bytes.is_empty() {
-            self.receive_piece(connection, &mut bytes)?;
-        }
-        Ok(())
-    }
-
     /// Takes as much from `rest` as the library reads at once, a few KiB, and works through it.
     pub(super) fn receive_piece<Data>(
         &mut self,
