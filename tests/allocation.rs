@@ -17,6 +17,8 @@ use onetrip::proto::proof::{Committed, Encrypted};
 use onetrip::proto::server::{Action, Opening, Peer, Server};
 use onetrip::spool::once::{OnceBounds, OnceKey, Tokens};
 use onetrip::tls::Versions;
+use onetrip::tls::session::Session;
+use onetrip::wire::Connection;
 use support::{Client, NOW, Site, client_tls};
 
 /// The system's allocator, with a count of what each thread asks for.
@@ -146,6 +148,9 @@ fn a_known_token_takes_under_120_bytes() {
 
 #[test]
 fn a_silent_client_inside_tls_holds_little() {
+    // The server's allocator has pieces of 1,280 bytes, and the next larger ones of 1,536.
+    assert!(size_of::<Session>() <= 1_280, "{} bytes for a session", size_of::<Session>());
+    assert!(size_of::<Connection>() <= 576, "{} bytes for a connection", size_of::<Connection>());
     for (versions, bytes_max) in [(Versions::Tls13, 3_600), (Versions::Tls12, 3_500)] {
         let site = Site::new();
         // What the first connection leaves for all others is not counted.
