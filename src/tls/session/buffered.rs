@@ -1,6 +1,6 @@
-//! The TLS library's connections that hold what they read and write in buffers of their own.
+//! The TLS library's connections that hold what they read and write in buffers of their own, as the client's end uses them.
 //!
-//! Must not know which end it serves.
+//! Must not decide what is said, nor when.
 
 use std::io::{self, Read, Write};
 
@@ -23,7 +23,7 @@ impl Flow {
     }
 
     /// Takes as much from `rest` as the library reads at once, a few KiB, and works through it.
-    pub(super) fn receive_piece<Data>(
+    fn receive_piece<Data>(
         &mut self,
         connection: &mut ConnectionCommon<Data>,
         rest: &mut &[u8],
