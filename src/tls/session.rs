@@ -15,7 +15,7 @@
 //! Finished and may therefore be a copy that somebody else sends. What that is allowed to do is not decided here; but of
 //! every byte it is known which of the two it is ([`Origin`]).
 //!
-//! Must not hold more than the bounds in [`limits`], nor know what the plaintext means.
+//! Must not hold more than the bounds in [`limits`](crate::limits), nor know what the plaintext means.
 
 use std::sync::Arc;
 
@@ -68,8 +68,8 @@ impl Session {
 
     /// Takes bytes from the network and works through them. Returns how many were taken: fewer than all means that there
     /// is plaintext to be read first; then call again with the rest. Early data is always taken, up to
-    /// [`limits::TLS_EARLY_DATA_BYTES_MAX`] of it, so that whoever waits for the client's Finished gets to it. After the
-    /// peer's close_notify everything is taken and ignored (RFC 8446 §6.1).
+    /// [`TLS_EARLY_DATA_BYTES_MAX`](crate::limits::TLS_EARLY_DATA_BYTES_MAX) of it, so that whoever waits for the client's
+    /// Finished gets to it. After the peer's close_notify everything is taken and ignored (RFC 8446 §6.1).
     ///
     /// # Errors
     ///
@@ -109,8 +109,8 @@ impl Session {
     }
 
     /// Takes plaintext for the client, which leaves with `send` as soon as the handshake allows it. Returns how many bytes
-    /// were taken: fewer than all if [`limits::TLS_WAITING_BYTES_MAX`] wait already; then `send` first. After a failure or
-    /// `close` everything is taken and dropped, as nothing can be sent any more.
+    /// were taken: fewer than all if [`TLS_WAITING_BYTES_MAX`](crate::limits::TLS_WAITING_BYTES_MAX) wait already; then `send`
+    /// first. After a failure or `close` everything is taken and dropped, as nothing can be sent any more.
     #[must_use = "bytes that were not taken have to be written again after `send`"]
     pub fn write(&mut self, plaintext: &[u8]) -> usize {
         if self.flow.cannot_send() {
