@@ -3,7 +3,8 @@
 #
 #   benches/idle_connections.sh DIRECTORY [CLIENTS] [FLAGS OF THE SERVER...] > benches/results/DATE-idle-connections.txt
 #
-# CLIENTS (by default 15,000) open a connection each within the limit of descriptors (ulimit -n), 500 a second. Figures are
+# CLIENTS (by default 15,000) open a connection each within the limit of descriptors (ulimit -n), 500 a second, or as many as
+# RATE says: a machine that is busy with something else turns some away, and then this never ends. Figures are
 # VmRSS of /proc/PID/status: what is resident of the process, its program included, and nothing of the kernel's. Programs are
 # those of target/release, or where PROGRAMS says.
 set -eu
@@ -35,7 +36,7 @@ load --connections 200 --count 400
 sleep 1
 warm=$(resident)
 printf 'after 400 sessions, 200 at a time: %s KiB\n' "$warm"
-load --rate 500 --count "$clients" --messages 2 --think-time 300000 --sources 4 &
+load --rate "${RATE:-500}" --count "$clients" --messages 2 --think-time 300000 --sources 4 &
 generator=$!
 open=0
 until [ "$open" -ge "$clients" ]; do

@@ -16,7 +16,10 @@ use onetrip::proto::message::MessageId;
 use onetrip::proto::proof::{Committed, Encrypted};
 use onetrip::proto::server::{Action, Opening, Peer, Server};
 use onetrip::spool::once::{OnceBounds, OnceKey, Tokens};
-use support::{NOW, Site};
+use onetrip::tls::Versions;
+use onetrip::tls::session::Session;
+use onetrip::wire::Connection;
+use support::{Client, NOW, Site, client_tls};
 
 /// The system's allocator, with a count of what each thread asks for.
 struct Counting;
@@ -141,4 +144,53 @@ fn a_known_token_takes_under_120_bytes() {
     assert_eq!(tokens.len(), TOKENS);
     let held = HELD_BYTES.with(Cell::get) - before;
     assert!(held < TOKENS as i64 * 120, "{held} bytes for {TOKENS} tokens");
+}
+
+#[test]
+fn a_silent_client_inside_tls_holds_little() {
+    // The server's allocator has pieces of 1,280 bytes, and the next larger ones of 1,536.
+    assert!(size_of::<Session>() <= 1_280, "{} bytes for a session", size_of::<Session>());
+    assert!(size_of::<Connection>() <= 576, "{} bytes for a connection", size_of::<Connection>());
+    for (versions, bytes_max) in [(Versions::Tls13, 3_600), (Versions::Tls12, 3_500)] {
+        let site = Site::new();
+        // What the first connection leaves for all others is not counted.
+        held_for_a_silent_client(&site, versions);
+        let held = held_for_a_silent_client(&site, versions);
+        assert!(held <= bytes_max, "{held} bytes with {versions:?}");
+    }
+}
+
+/// What a connection holds of the heap when its client has logged in, has sent a message and is silent.
+fn held_for_a_silent_client(site: &Site, versions: Versions) -> i64 {
+    let mut held = 0;
+    let mut driver = noting(&mut held, || site.connect(Opening::ImplicitTls));
+    let mut client = Client::new(client_tls(versions));
+    let (mut packet, mut replies) = (Vec::new(), Vec::new());
+    client.begin_tls(&mut packet);
+    let mut words = [
+        &b"EHLO client.example\r\nAUTH PLAIN AGFubgBzZWNyZXQ=\r\n"[..],
+        b"MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\nBDAT 10 LAST\r\n\r\n12345678",
+    ]
+    .into_iter();
+    while !packet.is_empty() {
+        let mut answer = Vec::with_capacity(65_536);
+        noting(&mut held, || answer.extend_from_slice(&driver.receive(&[&packet])));
+        packet.clear();
+        replies.extend(client.hear(&answer).0);
+        client.flush_tls(&mut packet);
+        if let Some(words) = words.next() {
+            client.say(words, &mut packet);
+        }
+    }
+    assert!(replies.iter().any(|reply| reply.starts_with("250 2.0.0 ")), "{replies:?}");
+    noting(&mut held, || driver.rest());
+    held
+}
+
+/// Adds to `held` what the work keeps.
+fn noting<T>(held: &mut i64, work: impl FnOnce() -> T) -> T {
+    let before = HELD_BYTES.with(Cell::get);
+    let result = work();
+    *held += HELD_BYTES.with(Cell::get) - before;
+    result
 }

@@ -154,7 +154,8 @@ impl Conversation {
     async fn open(&mut self) -> Result<(), Gone> {
         let pause = self.shard.greet_pause();
         if self.identity.opening == Opening::Clear && !pause.is_zero() {
-            return self.open_after(pause).await;
+            // It takes memory of its own while it lasts, and none from a client that was greeted.
+            return Box::pin(self.open_after(pause)).await;
         }
         let shard = Rc::clone(&self.shard);
         let mut buffer = shard.receive_buffer.borrow_mut();

@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig};
 
 use super::certificate::Certificate;
-use super::provider::provider;
+use super::read_keys::noting_provider;
 use super::store::{LibraryStore, SessionStore, StoredTickets};
 use super::{Version, Versions};
 use crate::limits;
@@ -177,7 +177,7 @@ impl CertificateSet {
 
 fn server_config(settings: &ServerSettings) -> ServerConfig {
     let certificates: Arc<dyn ResolvesServerCert> = settings.certificates.clone();
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(noting_provider())
         .with_protocol_versions(Versions::from_minimum(settings.minimum_version).supported())
         .expect("the provider has suites for both versions")
         .with_no_client_auth()

@@ -1,62 +1,9 @@
-//! The server's end of early data (RFC 8446 §2.3): where it is held until somebody reads it, and how it is skipped if it was
-//! rejected.
+//! How a server skips early data (RFC 8446 §2.3) that was rejected.
 //!
-//! Must not decide whether it is accepted (the TLS library does), nor what it may do.
-
-use std::io::Read;
-
-use rustls::ServerConnection;
+//! Must not decide whether it is (the TLS library does).
 
 use super::record::{HEADER_BYTES, Header, Part, RecordCursor};
-use super::session::EarlyOutcome;
 use crate::limits;
-
-/// The early data of one connection on its way to the reader.
-#[derive(Debug)]
-pub(super) struct EarlyInput {
-    pub(super) outcome: EarlyOutcome,
-    bytes: Vec<u8>,
-    read: usize,
-}
-
-impl EarlyInput {
-    pub(super) fn new(outcome: EarlyOutcome) -> Self {
-        Self { outcome, bytes: Vec::new(), read: 0 }
-    }
-
-    /// Empties the library's buffer, whose bound counts what it holds and what has passed through it alike.
-    pub(super) fn gather(&mut self, connection: &mut ServerConnection) {
-        let Some(mut early) = connection.early_data() else { return };
-        let mut piece = [0; EARLY_PIECE_BYTES];
-        while let Ok(bytes @ 1..) = early.read(&mut piece) {
-            self.bytes.extend_from_slice(&piece[..bytes]);
-        }
-        assert!(self.bytes.len() <= limits::TLS_EARLY_DATA_BYTES_MAX, "the library keeps the bound");
-    }
-
-    pub(super) fn unread(&self) -> &[u8] {
-        &self.bytes[self.read..]
-    }
-
-    /// Gives its memory back, if there is nothing in it.
-    pub(super) fn rest(&mut self) {
-        if self.unread().is_empty() {
-            self.bytes = Vec::new();
-        }
-    }
-
-    pub(super) fn consume(&mut self, bytes: usize) {
-        assert!(bytes <= self.unread().len(), "more consumed than there is");
-        self.read += bytes;
-        if self.unread().is_empty() {
-            self.bytes.clear();
-            self.read = 0;
-        }
-    }
-}
-
-/// Early data is taken out of the library in pieces of this size: most of it fits one.
-const EARLY_PIECE_BYTES: usize = 2_048;
 
 /// Parts rejected early data from the handshake that goes on behind it, by the outside of their records.
 ///
@@ -65,7 +12,6 @@ const EARLY_PIECE_BYTES: usize = 2_048;
 /// encrypted but early data; and afterwards the one message that it must send is the Finished, a small record.
 #[derive(Debug, Default)]
 pub(super) struct Skipper {
-    records: RecordCursor,
     fate: Fate,
     answer: Answer,
     skipped_bytes: usize,
@@ -97,8 +43,12 @@ pub(super) enum Passed<'a> {
 pub(super) struct TooMuchSkipped;
 
 impl Skipper {
-    pub(super) fn next<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Passed<'a>, TooMuchSkipped> {
-        match (self.records.next(rest), self.records.header()) {
+    pub(super) fn next<'a>(
+        &mut self,
+        records: &mut RecordCursor,
+        rest: &mut &'a [u8],
+    ) -> Result<Passed<'a>, TooMuchSkipped> {
+        match (records.next(rest), records.header()) {
             (Part::Header(_), None) => Ok(Passed::Nothing),
             (Part::Header(_), Some(header)) => self.judge(header),
             (Part::Content(content), _) if self.fate == Fate::Library => Ok(Passed::Content(content)),

@@ -267,6 +267,47 @@ fn another_suite_than_the_sessions_makes_a_full_handshake_without_early_data() {
     assert_eq!(pair.outcomes(), (EarlyOutcome::Rejected, EarlyOutcome::Rejected));
 }
 
+/// A client that was here before, and names an ALPN protocol since.
+fn client_with_another_protocol(world: &World) -> ClientConfig {
+    let mut client = ClientConfig::clone(&world.returning_client());
+    client.alpn_protocols = vec![b"smtp".to_vec()];
+    client
+}
+
+#[test]
+fn what_becomes_of_early_data_is_known_as_soon_as_the_hello_is_answered() {
+    let world = World::new();
+    let (same, other) = (world.returning_client(), client_with_another_protocol(&world));
+    let clients = [(&*same, EarlyOutcome::Accepted), (&other, EarlyOutcome::Rejected)];
+    for (client, outcome) in clients {
+        let mut pair = world.early_pair(client);
+        let flight = pair.early_flight(COMMANDS);
+        let hello = 5 + usize::from(u16::from_be_bytes([flight[3], flight[4]]));
+        pair.server.receive(&flight[..hello]).unwrap();
+        assert!(pair.server.has_output());
+        assert_eq!(pair.server.early_outcome(), outcome);
+        assert_eq!(pair.server.facts().is_some(), outcome == EarlyOutcome::Accepted);
+        feed_server(&mut pair.server, &flight[hello..]).unwrap();
+        pair.settle().unwrap();
+    }
+}
+
+#[test]
+fn a_session_that_is_resumed_with_another_protocol_skips_the_early_data() {
+    for bytes in [1, 90, 20_000, usize::MAX] {
+        let world = World::new();
+        let client = client_with_another_protocol(&world);
+        let mut pair = world.early_pair(&client);
+        let text = vec![b'x'; bytes.min(pair.client.early_bytes_max())];
+        assert_eq!(pair.says_early(&text).unwrap(), b"", "{bytes}");
+        pair.server_speaks().unwrap();
+        all_written(pair.client.write(COMMANDS), COMMANDS);
+        assert_eq!(pair.client_speaks().unwrap(), COMMANDS);
+        assert_eq!(pair.outcomes(), (EarlyOutcome::Rejected, EarlyOutcome::Rejected));
+        assert!(pair.facts().resumed);
+    }
+}
+
 #[test]
 fn a_hello_retry_request_skips_the_early_data_and_the_second_hello_resumes() {
     let world = World::new();

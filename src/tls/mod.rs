@@ -18,8 +18,11 @@ mod early_tests;
 mod hello;
 pub mod provider;
 mod random;
+mod read_keys;
 mod record;
 pub mod session;
+#[cfg(test)]
+mod session_tests;
 pub mod stock;
 pub mod store;
 #[cfg(test)]

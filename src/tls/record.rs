@@ -46,6 +46,23 @@ impl RecordCursor {
         Part::Header(part)
     }
 
+    /// Takes from `rest` what belongs to the current record, or to the next one if that is complete.
+    pub(super) fn take_record<'a>(&mut self, rest: &mut &'a [u8]) -> &'a [u8] {
+        let start = *rest;
+        while !rest.is_empty() {
+            self.next(rest);
+            if self.is_at_end() {
+                break;
+            }
+        }
+        &start[..start.len() - rest.len()]
+    }
+
+    /// Is the current record complete?
+    pub(super) fn is_at_end(&self) -> bool {
+        self.header_bytes == HEADER_BYTES && self.left == 0
+    }
+
     /// The header of the current record; `None` until it is complete.
     pub(super) fn header(&self) -> Option<Header> {
         (self.header_bytes == HEADER_BYTES).then_some(Header { bytes: self.header })
@@ -98,6 +115,22 @@ mod tests {
             }
             assert_eq!((headers.len(), contents.as_slice()), (15, &b"abcde"[..]), "cut at {cut}");
             assert_eq!(kinds, [false, false, true]);
+        }
+    }
+
+    #[test]
+    fn a_record_is_taken_whole_if_it_is_there_and_nothing_behind_it() {
+        for cut in 1..=RECORDS.len() {
+            let mut cursor = RecordCursor::default();
+            let (mut ends, mut bytes) = (Vec::new(), 0);
+            for mut piece in RECORDS.chunks(cut) {
+                while !piece.is_empty() {
+                    bytes += cursor.take_record(&mut piece).len();
+                    assert!(cursor.is_at_end() || piece.is_empty(), "cut at {cut}");
+                    ends.extend(cursor.is_at_end().then_some(bytes));
+                }
+            }
+            assert_eq!(ends, [8, 13, 20], "cut at {cut}");
         }
     }
 }

@@ -15,25 +15,29 @@
 //! Finished and may therefore be a copy that somebody else sends. What that is allowed to do is not decided here; but of
 //! every byte it is known which of the two it is ([`Origin`]).
 //!
-//! Must not hold more than the bounds in [`limits`], nor know what the plaintext means.
+//! Must not hold more than the bounds in [`limits`](crate::limits), nor know what the plaintext means.
 
-use std::fmt;
-use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 
-use rustls::server::{Accepted, AcceptedAlert, Acceptor};
-use rustls::{CipherSuite, ConnectionCommon, Error, HandshakeKind, PeerMisbehaved, ProtocolVersion, ServerConnection};
+use rustls::server::{Accepted, AcceptedAlert};
+use rustls::{CipherSuite, CommonState, Error, HandshakeKind, ProtocolVersion};
 
 pub use client::ClientSession;
+pub use failure::{FailureKind, TlsFailure};
+
+use listening::{Listening, Refused};
+use running::{Heard, Running};
 
 use super::Version;
 use super::config::ServerConfigs;
-use super::early::{EarlyInput, Passed, Skipper, TooMuchSkipped};
 use super::hello::offers_early_data;
-use super::record::{Part, RecordCursor};
-use crate::limits;
 
+mod buffered;
 mod client;
+mod failure;
+mod inbox;
+mod listening;
+mod running;
 
 /// The server's end of a TLS session.
 #[derive(Debug)]
@@ -64,8 +68,8 @@ impl Session {
 
     /// Takes bytes from the network and works through them. Returns how many were taken: fewer than all means that there
     /// is plaintext to be read first; then call again with the rest. Early data is always taken, up to
-    /// [`limits::TLS_EARLY_DATA_BYTES_MAX`] of it, so that whoever waits for the client's Finished gets to it. After the
-    /// peer's close_notify everything is taken and ignored (RFC 8446 §6.1).
+    /// [`TLS_EARLY_DATA_BYTES_MAX`](crate::limits::TLS_EARLY_DATA_BYTES_MAX) of it, so that whoever waits for the client's
+    /// Finished gets to it. After the peer's close_notify everything is taken and ignored (RFC 8446 §6.1).
     ///
     /// # Errors
     ///
@@ -105,8 +109,8 @@ impl Session {
     }
 
     /// Takes plaintext for the client, which leaves with `send` as soon as the handshake allows it. Returns how many bytes
-    /// were taken: fewer than all if [`limits::TLS_WAITING_BYTES_MAX`] wait already; then `send` first. After a failure or
-    /// `close` everything is taken and dropped, as nothing can be sent any more.
+    /// were taken: fewer than all if [`TLS_WAITING_BYTES_MAX`](crate::limits::TLS_WAITING_BYTES_MAX) wait already; then `send`
+    /// first. After a failure or `close` everything is taken and dropped, as nothing can be sent any more.
     #[must_use = "bytes that were not taken have to be written again after `send`"]
     pub fn write(&mut self, plaintext: &[u8]) -> usize {
         if self.flow.cannot_send() {
@@ -114,7 +118,7 @@ impl Session {
         }
         match &mut self.stage {
             Stage::Listening(listening) => listening.write(plaintext),
-            Stage::Running(running) => write(&mut running.connection, plaintext),
+            Stage::Running(running) => running.write(&mut self.flow, plaintext),
             Stage::Refused(_) => plaintext.len(),
         }
     }
@@ -132,7 +136,7 @@ impl Session {
     pub fn has_output(&self) -> bool {
         match &self.stage {
             Stage::Listening(_) => false,
-            Stage::Running(running) => running.connection.wants_write(),
+            Stage::Running(running) => running.has_output(),
             Stage::Refused(refused) => refused.alert.is_some(),
         }
     }
@@ -141,8 +145,8 @@ impl Session {
     /// accepted.
     pub fn facts(&self) -> Option<Facts<'_>> {
         match &self.stage {
-            Stage::Running(running) if running.early.outcome == EarlyOutcome::Accepted => running.agreed(),
-            Stage::Running(running) if !running.connection.is_handshaking() => running.agreed(),
+            Stage::Running(running) if running.early_outcome() == EarlyOutcome::Accepted => running.agreed(),
+            Stage::Running(running) if !running.is_handshaking() => running.agreed(),
             Stage::Running(_) | Stage::Listening(_) | Stage::Refused(_) => None,
         }
     }
@@ -150,7 +154,7 @@ impl Session {
     /// What became of the client's early data; known as soon as its ClientHello is answered.
     pub fn early_outcome(&self) -> EarlyOutcome {
         match &self.stage {
-            Stage::Running(running) => running.early.outcome,
+            Stage::Running(running) => running.early_outcome(),
             Stage::Listening(_) | Stage::Refused(_) => EarlyOutcome::None,
         }
     }
@@ -158,7 +162,7 @@ impl Session {
     /// Whether the handshake is not complete yet: until it is, all that was read is early data.
     pub fn is_handshaking(&self) -> bool {
         match &self.stage {
-            Stage::Running(running) => running.connection.is_handshaking(),
+            Stage::Running(running) => running.is_handshaking(),
             Stage::Listening(_) | Stage::Refused(_) => true,
         }
     }
@@ -173,12 +177,11 @@ impl Session {
     pub fn close(&mut self) {
         self.flow.close();
         if let Stage::Running(running) = &mut self.stage {
-            running.connection.send_close_notify();
+            running.close(&mut self.flow);
         }
     }
 
-    /// Gives grown buffers back. To be called when the connection falls idle, as the TLS library does so only when the next
-    /// bytes arrive.
+    /// Gives buffers back. To be called when the connection falls idle.
     pub fn rest(&mut self) {
         match &mut self.stage {
             Stage::Running(running) => running.rest(),
@@ -205,24 +208,17 @@ impl Session {
     fn open(&mut self, accepted: Accepted) -> Result<(), TlsFailure> {
         let Stage::Listening(listening) = &mut self.stage else { return Ok(()) };
         let config = listening.configs.choose(&accepted.client_hello());
-        let is_early_data_offered = offers_early_data(&listening.heard);
+        let server_name = accepted.client_hello().server_name().map(Box::from);
+        let offers_early_data = offers_early_data(&listening.heard);
+        let records = std::mem::take(&mut listening.heard);
         let waiting = std::mem::take(&mut listening.waiting);
-        let mut connection = match accepted.into_connection(config) {
-            Ok(connection) => connection,
-            Err((error, alert)) => return Err(self.refuse(error, Some(alert))),
-        };
-        // What waits has kept to the bound already, but here the library would count its own flight against it too.
-        connection.set_buffer_limit(None);
-        let written = write(&mut connection, &waiting);
-        assert_eq!(written, waiting.len(), "without a limit everything is taken");
-        connection.set_buffer_limit(Some(limits::TLS_WAITING_BYTES_MAX));
-        if self.flow.cannot_send() {
-            connection.send_close_notify();
-        }
-        let outcome = EarlyOutcome::of(is_early_data_offered, connection.early_data().is_some());
-        let running = Running { connection, early: EarlyInput::new(outcome), skipper: Skipper::default() };
+        // What was read to choose is read once more by the connection, which cannot begin with a hello that another has read.
+        drop(accepted);
+        let heard = Heard { records, server_name, offers_early_data };
+        let mut running = Running::new(config, heard, waiting).map_err(|error| self.refuse(error, None))?;
+        let answered = running.answer(&mut self.flow);
         self.stage = Stage::Running(running);
-        Ok(())
+        answered
     }
 
     fn refuse(&mut self, error: Error, alert: Option<AcceptedAlert>) -> TlsFailure {
@@ -260,16 +256,6 @@ pub enum Origin {
     Confirmed,
 }
 
-impl EarlyOutcome {
-    fn of(is_offered: bool, is_accepted: bool) -> Self {
-        match (is_offered, is_accepted) {
-            (_, true) => Self::Accepted,
-            (true, false) => Self::Rejected,
-            (false, false) => Self::None,
-        }
-    }
-}
-
 /// What a handshake agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts<'a> {
@@ -281,181 +267,6 @@ pub struct Facts<'a> {
     pub resumed: bool,
     /// The DNS name that the client asked for (SNI, RFC 6066 §3), in lower case on the server.
     pub server_name: Option<&'a str>,
-}
-
-/// Why a session is broken.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TlsFailure {
-    kind: FailureKind,
-    error: Error,
-}
-
-/// The kinds of failures, as operators count them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// What arrived cannot be read as TLS: often plain text on a port for TLS, or the reverse.
-    Malformed,
-    /// The other side gave up with an alert, for instance because it does not trust our certificate.
-    PeerAlert,
-    /// The two sides have no version, cipher suite or group in common.
-    Incompatible,
-    /// The server's certificate is not good enough for this client.
-    Certificate,
-    /// The other side broke the rules of the protocol, or somebody changed its bytes.
-    Violation,
-    /// Something is wrong on our side.
-    Fault,
-}
-
-impl TlsFailure {
-    fn new(error: Error) -> Self {
-        Self { kind: kind(&error), error }
-    }
-
-    /// The kind, for counting.
-    pub fn kind(&self) -> FailureKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for TlsFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let summary = match self.kind {
-            FailureKind::Malformed => "what arrived is not TLS (does one side speak plain text here?)",
-            FailureKind::PeerAlert => "the other side gave up",
-            FailureKind::Incompatible => "no version, cipher suite or group in common",
-            FailureKind::Certificate => "the server's certificate is refused",
-            FailureKind::Violation => "the other side broke the TLS protocol",
-            FailureKind::Fault => "TLS failed on this side",
-        };
-        write!(f, "{summary}: {}", self.error)
-    }
-}
-
-impl std::error::Error for TlsFailure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-/// Waiting for a ClientHello.
-struct Listening {
-    acceptor: Acceptor,
-    configs: Arc<ServerConfigs>,
-    records: RecordCursor,
-    /// What the acceptor has taken: the records of a ClientHello, of at most 64 KiB.
-    heard: Vec<u8>,
-    /// Plaintext that was written before the client said anything.
-    waiting: Vec<u8>,
-}
-
-impl Listening {
-    fn new(configs: Arc<ServerConfigs>) -> Self {
-        let records = RecordCursor::default();
-        Self { acceptor: Acceptor::default(), configs, records, heard: Vec::new(), waiting: Vec::new() }
-    }
-
-    /// Takes some bytes. Returns the ClientHello when it is complete. Nothing that follows it is taken: the library would keep
-    /// it, and what becomes of it is not decided yet.
-    fn hear(&mut self, rest: &mut &[u8]) -> Result<Option<Accepted>, (Error, Option<AcceptedAlert>)> {
-        let (Part::Header(mut part) | Part::Content(mut part)) = self.records.next(rest);
-        self.heard.extend_from_slice(part);
-        while !part.is_empty() {
-            self.acceptor.read_tls(&mut part).map_err(|_| (message_too_large(), None))?;
-        }
-        self.acceptor.accept().map_err(|(error, alert)| (error, Some(alert)))
-    }
-
-    fn write(&mut self, plaintext: &[u8]) -> usize {
-        let taken = plaintext.len().min(limits::TLS_WAITING_BYTES_MAX - self.waiting.len());
-        self.waiting.extend_from_slice(&plaintext[..taken]);
-        taken
-    }
-}
-
-impl fmt::Debug for Listening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listening").finish_non_exhaustive()
-    }
-}
-
-/// A connection whose ClientHello was answered.
-#[derive(Debug)]
-struct Running {
-    connection: ServerConnection,
-    early: EarlyInput,
-    skipper: Skipper,
-}
-
-impl Running {
-    /// Takes from `rest` until there is plaintext to be read that is not early data. So what is held is bounded: by the
-    /// bound on early data, and by one read's worth of what comes after it.
-    fn receive(&mut self, flow: &mut Flow, rest: &mut &[u8]) -> Result<(), TlsFailure> {
-        while !rest.is_empty() && plaintext(&mut self.connection).is_empty() {
-            if self.early.outcome == EarlyOutcome::Rejected && self.connection.is_handshaking() {
-                self.pass_or_skip(flow, rest)?;
-                continue;
-            }
-            let result = flow.receive_piece(&mut self.connection, rest);
-            // Early data from before a fault stays good.
-            self.early.gather(&mut self.connection);
-            result?;
-        }
-        Ok(())
-    }
-
-    /// Takes a part of a record, and gives it to the library unless it is early data that was rejected.
-    fn pass_or_skip(&mut self, flow: &mut Flow, rest: &mut &[u8]) -> Result<(), TlsFailure> {
-        match self.skipper.next(rest) {
-            Err(TooMuchSkipped) => Err(flow.fail(PeerMisbehaved::TooMuchEarlyDataReceived.into())),
-            Ok(Passed::Nothing) => Ok(()),
-            Ok(Passed::Header(header)) => flow.receive_all(&mut self.connection, &header),
-            Ok(Passed::Content(content)) => flow.receive_all(&mut self.connection, content),
-        }
-    }
-
-    fn send(&mut self, ciphertext: &mut Vec<u8>) {
-        self.skipper.note_answer(self.connection.wants_write());
-        send(&mut self.connection, ciphertext);
-    }
-
-    /// Early data comes first: all of it was sent before anything else.
-    fn plaintext(&mut self) -> Plaintext<'_> {
-        match self.early.unread() {
-            [] => Plaintext { bytes: plaintext(&mut self.connection), origin: Origin::Confirmed },
-            bytes => Plaintext { bytes, origin: Origin::Early },
-        }
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        if self.early.unread().is_empty() {
-            self.connection.reader().consume(bytes);
-        } else {
-            self.early.consume(bytes);
-        }
-    }
-
-    fn agreed(&self) -> Option<Facts<'_>> {
-        agreed(&self.connection, self.connection.server_name())
-    }
-
-    fn rest(&mut self) {
-        self.early.rest();
-        rest(&mut self.connection);
-    }
-}
-
-/// A handshake that failed at its first message.
-#[derive(Debug)]
-struct Refused {
-    alert: Option<AcceptedAlert>,
-}
-
-impl Refused {
-    fn send(&mut self, ciphertext: &mut Vec<u8>) {
-        let Some(mut alert) = self.alert.take() else { return };
-        alert.write_all(ciphertext).expect("a Vec takes everything");
-    }
 }
 
 /// How far the two directions of a session are.
@@ -499,6 +310,10 @@ impl Flow {
         matches!(self.receiving, Receiving::Closed)
     }
 
+    fn note_peer_closed(&mut self) {
+        self.receiving = Receiving::Closed;
+    }
+
     fn close(&mut self) {
         self.sending = Sending::Closed;
     }
@@ -508,90 +323,13 @@ impl Flow {
         self.receiving = Receiving::Failed(Box::new(failure.clone()));
         failure
     }
-
-    /// Takes from `rest` until there is plaintext to be read. So no more than one read's worth of plaintext is ever held.
-    fn receive<Data>(&mut self, connection: &mut ConnectionCommon<Data>, rest: &mut &[u8]) -> Result<(), TlsFailure> {
-        while !rest.is_empty() && plaintext(connection).is_empty() {
-            self.receive_piece(connection, rest)?;
-        }
-        Ok(())
-    }
-
-    /// Takes all of `bytes`, of which none are expected to be plaintext.
-    fn receive_all<Data>(
-        &mut self,
-        connection: &mut ConnectionCommon<Data>,
-        mut bytes: &[u8],
-    ) -> Result<(), TlsFailure> {
-        while !bytes.is_empty() {
-            self.receive_piece(connection, &mut bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Takes as much from `rest` as the library reads at once, a few KiB, and works through it.
-    fn receive_piece<Data>(
-        &mut self,
-        connection: &mut ConnectionCommon<Data>,
-        rest: &mut &[u8],
-    ) -> Result<(), TlsFailure> {
-        match connection.read_tls(rest) {
-            // Closed: what follows close_notify is nobody's.
-            Ok(0) => *rest = &[],
-            Ok(_) => self.process(connection)?,
-            Err(_) => return Err(self.fail(message_too_large())),
-        }
-        Ok(())
-    }
-
-    /// Works through what the connection has taken.
-    fn process<Data>(&mut self, connection: &mut ConnectionCommon<Data>) -> Result<(), TlsFailure> {
-        match connection.process_new_packets() {
-            Ok(state) if state.peer_has_closed() => self.receiving = Receiving::Closed,
-            Ok(_) => {}
-            Err(error) => return Err(self.fail(error)),
-        }
-        Ok(())
-    }
 }
 
-fn plaintext<Data>(connection: &mut ConnectionCommon<Data>) -> &[u8] {
-    // An error only says that there is nothing now or nothing more to come.
-    connection.reader().into_first_chunk().unwrap_or_default()
-}
-
-fn write<Data>(connection: &mut ConnectionCommon<Data>, plaintext: &[u8]) -> usize {
-    // An error is the session's failure, after which nothing is sent.
-    connection.writer().write(plaintext).unwrap_or(plaintext.len())
-}
-
-fn send<Data>(connection: &mut ConnectionCommon<Data>, ciphertext: &mut Vec<u8>) {
-    while connection.wants_write() {
-        connection.write_tls(ciphertext).expect("a Vec takes everything");
-    }
-}
-
-fn rest<Data>(connection: &mut ConnectionCommon<Data>) {
-    if plaintext(connection).is_empty() {
-        // The library looks at the size of its buffer before it asks for bytes; that there are none is no error.
-        let _ = connection.read_tls(&mut NothingYet);
-    }
-}
-
-/// A reader that has no bytes now.
-struct NothingYet;
-
-impl Read for NothingYet {
-    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
-
-fn facts<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
+fn facts<'a>(connection: &CommonState, server_name: Option<&'a str>) -> Option<Facts<'a>> {
     if connection.is_handshaking() { None } else { agreed(connection, server_name) }
 }
 
-fn agreed<'a, Data>(connection: &ConnectionCommon<Data>, server_name: Option<&'a str>) -> Option<Facts<'a>> {
+fn agreed<'a>(connection: &CommonState, server_name: Option<&'a str>) -> Option<Facts<'a>> {
     let version = match connection.protocol_version()? {
         ProtocolVersion::TLSv1_3 => Version::Tls13,
         _ => Version::Tls12,
@@ -611,24 +349,4 @@ fn cipher_suite_name(suite: CipherSuite) -> &'static str {
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
         suite => suite.as_str().unwrap_or("unknown"),
     }
-}
-
-fn kind(error: &Error) -> FailureKind {
-    match error {
-        Error::InvalidMessage(_) => FailureKind::Malformed,
-        Error::AlertReceived(_) => FailureKind::PeerAlert,
-        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => FailureKind::Incompatible,
-        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => FailureKind::Certificate,
-        Error::PeerMisbehaved(_)
-        | Error::DecryptError
-        | Error::PeerSentOversizedRecord
-        | Error::InappropriateMessage { .. }
-        | Error::InappropriateHandshakeMessage { .. } => FailureKind::Violation,
-        _ => FailureKind::Fault,
-    }
-}
-
-/// The library has room for 64 KiB of a handshake message; a larger one ends the session.
-fn message_too_large() -> Error {
-    rustls::InvalidMessage::HandshakePayloadTooLarge.into()
 }

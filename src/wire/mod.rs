@@ -80,11 +80,15 @@ pub struct Connection {
 enum Layer {
     Clear,
     Tls(Box<Session>),
-    /// TLS has failed; an alert may still go out.
-    Failed {
-        failure: TlsFailure,
-        early_outcome: EarlyOutcome,
-    },
+    /// TLS has failed; an alert may still go out. Boxed, so that the many connections that do not fail stay small.
+    Failed(Box<Failed>),
+}
+
+/// What is left of a TLS session that failed.
+#[derive(Debug)]
+struct Failed {
+    failure: TlsFailure,
+    early_outcome: EarlyOutcome,
 }
 
 /// How far TLS is, and how long it took.
@@ -116,7 +120,7 @@ impl Connection {
                 self.server.greet(&mut output.plain);
                 self.seal(output);
             }
-            Layer::Failed { .. } => {}
+            Layer::Failed(_) => {}
         }
     }
 
@@ -210,7 +214,7 @@ impl Connection {
 
     /// What to do next.
     pub fn poll_step(&mut self, output: &mut Output) -> Step {
-        if let Layer::Failed { .. } = self.layer {
+        if let Layer::Failed(_) = self.layer {
             return Step::Close;
         }
         match self.server.poll_action() {
@@ -260,7 +264,7 @@ impl Connection {
         match &self.layer {
             Layer::Tls(session) => session.early_outcome(),
             Layer::Clear => EarlyOutcome::None,
-            Layer::Failed { early_outcome, .. } => *early_outcome,
+            Layer::Failed(failed) => failed.early_outcome,
         }
     }
 
@@ -272,7 +276,7 @@ impl Connection {
     /// Why TLS failed, if it did.
     pub fn tls_failure(&self) -> Option<&TlsFailure> {
         match &self.layer {
-            Layer::Failed { failure, .. } => Some(failure),
+            Layer::Failed(failed) => Some(&failed.failure),
             Layer::Clear | Layer::Tls(_) => None,
         }
     }
@@ -308,7 +312,7 @@ impl Connection {
         if let Layer::Tls(_) = self.layer {
             rest = self.advance_tls(now, rest, output);
         }
-        if let Layer::Failed { .. } = self.layer {
+        if let Layer::Failed(_) = self.layer {
             rest = &[];
         }
         input.len() - rest.len()
@@ -414,7 +418,7 @@ impl Connection {
 
     fn fail(&mut self, failure: TlsFailure, output: &mut Output) {
         self.seal(output);
-        self.layer = Layer::Failed { failure, early_outcome: self.early_outcome() };
+        self.layer = Layer::Failed(Box::new(Failed { failure, early_outcome: self.early_outcome() }));
     }
 
     fn close(&mut self, output: &mut Output) {
@@ -431,7 +435,7 @@ impl Connection {
                 say(&mut self.server, &mut output.plain);
                 self.seal(output);
             }
-            Layer::Failed { .. } => {}
+            Layer::Failed(_) => {}
         }
     }
 }

@@ -7,10 +7,11 @@ use crate::process::{Server, Site};
 
 /// The promise of the manual for one shard, all that the process has besides included.
 const AT_START_BYTES_MAX: u64 = 32 << 20;
-/// More than the budget of a connection: the allocator rounds up, handshakes leave something behind, and the 19 MiB of the one
-/// password hash may be there still.
-const CONNECTION_BYTES_MAX: u64 = 24 << 10;
-const CLIENTS: u64 = 2_000;
+/// Less than the budget of 10 KiB in the manual, so that one buffer of a page that stays with each client is seen.
+const CONNECTION_BYTES_MAX: u64 = 8 << 10;
+/// So often is looked whether the allocator has given back by now what is not the clients': the 19 MiB of the one password hash.
+const LOOKS_MAX: usize = 20;
+const CLIENTS: u64 = 2_500;
 
 /// Memory that is the process's own and resident.
 fn own_bytes(server: &Server) -> u64 {
@@ -22,16 +23,20 @@ fn own_bytes(server: &Server) -> u64 {
 #[test]
 fn a_server_has_a_fixed_memory_at_start_and_little_for_each_silent_client() {
     let site = Site::new();
-    let server = site.serve(&["--shards", "1", "--connections-per-address-max", "3000"]);
+    // Without the session cache, whose memory is set aside at the start and touched piece by piece.
+    let server = site.serve(&["--shards", "1", "--connections-per-address-max", "3000", "--tls-sessions", "0"]);
     let at_start = own_bytes(&server);
     assert!(at_start < AT_START_BYTES_MAX, "{at_start} bytes at start");
 
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::logged_in(&server)).collect();
-    let each = own_bytes(&server).saturating_sub(at_start) / CLIENTS;
-    assert!(each < CONNECTION_BYTES_MAX, "{each} bytes for each client");
-    for client in &mut clients {
-        client.ask("NOOP", "250");
+    let mut looks = Vec::new();
+    while looks.len() < LOOKS_MAX && looks.last().is_none_or(|each| *each >= CONNECTION_BYTES_MAX) {
+        for client in &mut clients {
+            client.ask("NOOP", "250");
+        }
+        looks.push(own_bytes(&server).saturating_sub(at_start) / CLIENTS);
     }
+    assert!(looks.last().is_some_and(|each| *each < CONNECTION_BYTES_MAX), "bytes for each client: {looks:?}");
     drop(clients);
     server.stop(&site);
 }

@@ -193,6 +193,13 @@ impl Driver {
         sent
     }
 
+    /// The client is silent: as the runtime does then, all is given back that is not needed until it speaks again.
+    pub fn rest(&mut self) {
+        self.connection.rest();
+        self.output = Output::default();
+        self.stored = Vec::new();
+    }
+
     fn work(&mut self, sent: &mut Vec<u8>) {
         loop {
             match self.connection.poll_step(&mut self.output) {

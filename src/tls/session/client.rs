@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use super::{EarlyOutcome, Facts, Flow, TlsFailure, facts, plaintext, rest, send, write};
+use super::buffered::{plaintext, rest, send, write};
+use super::{EarlyOutcome, Facts, Flow, TlsFailure, facts};
 use crate::limits;
 
 /// The client's end of a TLS session. Its methods are those of [`super::Session`].
