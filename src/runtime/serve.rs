@@ -321,7 +321,7 @@ impl Service {
                 listeners,
                 settings: Arc::clone(&self.settings),
                 tls: ByReturning::each(|returning| ServerSettings {
-                    certificates: self.certificates.certificates(),
+                    certificates: self.certificates.of_shard(number),
                     minimum_version: self.config.tls_min,
                     sessions: Arc::<SessionCache>::clone(self.sessions.of(returning)),
                     returning,
@@ -731,7 +731,7 @@ fn open_certificates(
             own
         }
     };
-    let (loader, found) = CertificateLoader::open(default, files.collect(), now).map_err(fault)?;
+    let (loader, found) = CertificateLoader::open(default, files.collect(), shard_count(config), now).map_err(fault)?;
     warnings.extend(found.iter().map(certificate_warning));
     Ok(loader)
 }
