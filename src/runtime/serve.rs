@@ -340,7 +340,7 @@ impl Service {
                 queue: queue_parts(&self.config, &self.relays, &self.routes, number, &depth, requests)?,
                 once: Arc::clone(&self.once),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
-                log: self.log.clone(),
+                log: self.log.with_own_queue(),
                 orders: received,
                 has_failed: Arc::clone(&has_failed),
                 has_let_go: Arc::clone(&has_let_go),
