@@ -424,15 +424,12 @@ mod tests {
         assert_eq!(lines.len(), 1 + limits::LOG_QUEUE_MAX + 9 + 1);
     }
 
-    /// Tells each thread which of its lines was written.
-    struct Echo(Vec<Sender<usize>>);
+    /// Tells the number of each line that was written.
+    struct Echo(Sender<usize>);
 
     impl Write for Echo {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            for line in std::str::from_utf8(bytes).unwrap().lines() {
-                let number = number(line);
-                self.0[number / THREAD].send(number % THREAD).unwrap();
-            }
+            std::str::from_utf8(bytes).unwrap().lines().for_each(|line| self.0.send(number(line)).unwrap());
             Ok(bytes.len())
         }
 
@@ -441,34 +438,67 @@ mod tests {
         }
     }
 
+    fn start_echo() -> (Log, LogWriter, Receiver<usize>) {
+        let (echo, heard) = flume::unbounded();
+        let (log, writer) = LogWriter::start_to(Echo(echo), LogFormat::Text, Severity::Info, metrics()).unwrap();
+        (log, writer, heard)
+    }
+
+    /// Each line is handed over a little later after the one before was written, so that some come just when the writer has
+    /// found nothing and is about to sleep.
+    #[test]
+    fn a_line_that_comes_when_the_writer_falls_asleep_is_written() {
+        let (log, writer, heard) = start_echo();
+        let queues = [(); 4].map(|()| log.with_own_queue());
+        for round in 0..20_000 {
+            queues[round % queues.len()].event(Now::simulated_ms(0), event(round));
+            let end = Instant::now() + A_LOT;
+            let echo = loop {
+                // Looked for and not waited for: to be woken takes longer than to fall asleep.
+                match heard.try_recv() {
+                    Err(_) if Instant::now() < end => std::hint::spin_loop(),
+                    echo => break echo,
+                }
+            };
+            assert_eq!(echo, Ok(round), "a wake-up was lost");
+            (0..round % 400).for_each(|_| std::hint::spin_loop());
+        }
+        assert_eq!(stop(&writer), Ok(()));
+    }
+
+    /// In each round some threads log one line each at the same moment. Nothing else happens until all of these lines are
+    /// written, so nobody makes up for a wake-up that was lost.
     #[test]
     fn a_writer_that_sleeps_is_woken_by_every_queue_however_they_race() {
         const THREADS: usize = 4;
-        let (echoes, heard): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| flume::unbounded()).unzip();
-        let (log, writer) = LogWriter::start_to(Echo(echoes), LogFormat::Text, Severity::Info, metrics()).unwrap();
+        let (log, writer, heard) = start_echo();
         thread::scope(|scope| {
-            for (thread, heard) in heard.into_iter().enumerate() {
+            let threads = [(); THREADS].map(|()| {
+                let (go, gone) = flume::unbounded();
                 let log = log.with_own_queue();
-                scope.spawn(move || {
-                    // Each line is handed over when the one before was written: the writer is about to sleep.
-                    for number in 0..5_000 {
-                        log.event(Now::simulated_ms(0), event(thread * THREAD + number));
-                        let echo = heard.recv_timeout(Duration::from_secs(60));
-                        assert_eq!(echo, Ok(number), "a wake-up was lost");
-                    }
-                });
+                scope.spawn(move || gone.iter().for_each(|number| log.event(Now::simulated_ms(0), event(number))));
+                go
+            });
+            for round in 0..8_000 {
+                let at_once = 1 + round / THREADS % THREADS;
+                (0..at_once).for_each(|next| threads[(round + next) % THREADS].send(round).unwrap());
+                for _ in 0..at_once {
+                    assert_eq!(heard.recv_timeout(A_LOT), Ok(round), "a wake-up was lost");
+                }
             }
         });
         assert_eq!(stop(&writer), Ok(()));
     }
 
+    /// More than a busy machine can take to wake a thread.
+    const A_LOT: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_queue_that_is_opened_while_the_writer_sleeps_wakes_it() {
-        let (echo, heard) = flume::unbounded();
-        let (log, writer) = LogWriter::start_to(Echo(vec![echo]), LogFormat::Text, Severity::Info, metrics()).unwrap();
+        let (log, writer, heard) = start_echo();
         for number in 0..1_000 {
             log.with_own_queue().event(Now::simulated_ms(0), event(number));
-            assert_eq!(heard.recv_timeout(Duration::from_secs(60)), Ok(number), "a wake-up was lost");
+            assert_eq!(heard.recv_timeout(A_LOT), Ok(number), "a wake-up was lost");
         }
         assert_eq!(stop(&writer), Ok(()));
     }
