@@ -1,6 +1,7 @@
 //! Certificate files: loaded at the start, loaded again on a signal, made on the first start.
 //!
-//! A reload that fails leaves everything as it was. Each shard has certificates of its own. Must not judge certificates: [`crate::tls::certificate`] does.
+//! A reload that fails leaves everything as it was. Each shard has certificates of its own. Must not judge certificates:
+//! [`crate::tls::certificate`] does.
 
 use std::fmt;
 use std::fs::{self, File};
