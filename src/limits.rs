@@ -139,7 +139,9 @@ pub const PASSWORD_QUEUE_MAX: usize = 256;
 /// Messages that may wait for a delivery thread of one shard.
 pub const DELIVERY_QUEUE_MAX: usize = 4_096;
 
-/// Log lines that may wait for the log writer; further ones are dropped and counted.
+/// Log lines of one shard that may wait for the log writer; further ones are dropped and counted. For each queue and not for
+/// all together, because how long a slow reader is borne depends on what one shard has to say, however many there are. Full,
+/// a queue takes about 4 MiB; it takes nothing for lines that never waited.
 pub const LOG_QUEUE_MAX: usize = 16_384;
 
 // ── Buffers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,6 +188,10 @@ pub const DRIBBLES_PER_ROUND: u64 = 64;
 
 /// A client that sends fewer bytes than this at a time, and nothing that there is an answer to, dribbles.
 pub const DRIBBLE_BYTES_MAX: usize = 512;
+
+/// Lines that the log writer takes from one queue while others wait: a hundred microseconds of rendering. With fewer it would
+/// look at the queues of all shards for every few lines.
+pub const LOG_TURN_LINES_MAX: usize = 32;
 
 // ── How the server runs ─────────────────────────────────────────────────────────────────────────────────────────────
 

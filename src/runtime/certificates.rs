@@ -1,6 +1,7 @@
 //! Certificate files: loaded at the start, loaded again on a signal, made on the first start.
 //!
-//! A reload that fails leaves everything as it was. Must not judge certificates: [`crate::tls::certificate`] does.
+//! A reload that fails leaves everything as it was. Each shard has certificates of its own. Must not judge certificates:
+//! [`crate::tls::certificate`] does.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -92,11 +93,12 @@ impl CertificateFiles {
 #[derive(Debug)]
 pub struct CertificateLoader {
     files: Vec<CertificateFiles>,
-    certificates: Arc<Certificates>,
+    /// By the shard's number.
+    certificates: Vec<Arc<Certificates>>,
 }
 
 impl CertificateLoader {
-    /// Loads all certificates. `default` is for clients that name no server or an unknown one.
+    /// Loads all certificates, for so many shards. `default` is for clients that name no server or an unknown one.
     ///
     /// # Errors
     ///
@@ -104,17 +106,23 @@ impl CertificateLoader {
     pub fn open(
         default: CertificateFiles,
         others: Vec<CertificateFiles>,
+        shards: u16,
         now: Now,
     ) -> Result<(Self, Vec<CertificateWarning>), CertificateFault> {
         let mut files = vec![default];
         files.extend(others);
-        let (set, warnings) = load_all(&files, now)?;
-        Ok((Self { files, certificates: Arc::new(Certificates::new(set)) }, warnings))
+        let (loaded, warnings) = load_all(&files, now)?;
+        let certificates = (0..shards).map(|_| Arc::new(Certificates::new(loaded.set()))).collect();
+        Ok((Self { files, certificates }, warnings))
     }
 
-    /// The certificates, for [`crate::tls::config::ServerSettings`].
-    pub fn certificates(&self) -> Arc<Certificates> {
-        Arc::clone(&self.certificates)
+    /// The certificates of a shard, for [`crate::tls::config::ServerSettings`].
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer shards.
+    pub fn of_shard(&self, number: u16) -> Arc<Certificates> {
+        Arc::clone(&self.certificates[usize::from(number)])
     }
 
     /// Loads the same files again; from the next handshake on clients see what is in them now. Open connections go on.
@@ -123,8 +131,8 @@ impl CertificateLoader {
     ///
     /// The first file that is of no use; then the certificates stay as they are.
     pub fn reload(&self, now: Now) -> Result<Vec<CertificateWarning>, CertificateFault> {
-        let (set, warnings) = load_all(&self.files, now)?;
-        self.certificates.replace(set);
+        let (loaded, warnings) = load_all(&self.files, now)?;
+        self.certificates.iter().for_each(|certificates| certificates.replace(loaded.set()));
         Ok(warnings)
     }
 }
@@ -263,10 +271,18 @@ impl fmt::Display for CertificateWarning {
     }
 }
 
-fn load_all(
-    files: &[CertificateFiles],
-    now: Now,
-) -> Result<(CertificateSet, Vec<CertificateWarning>), CertificateFault> {
+/// All certificates as they were read; kept only until every shard has a set.
+struct Loaded(Vec<Certificate>);
+
+impl Loaded {
+    /// A set for one shard.
+    fn set(&self) -> CertificateSet {
+        let (default, others) = self.0.split_first().expect("a loader always has its default certificate");
+        CertificateSet::new(default, others)
+    }
+}
+
+fn load_all(files: &[CertificateFiles], now: Now) -> Result<(Loaded, Vec<CertificateWarning>), CertificateFault> {
     let mut certificates = Vec::with_capacity(files.len());
     let mut warnings = Vec::new();
     for pair in files {
@@ -274,8 +290,7 @@ fn load_all(
         warnings.extend(pair.warnings(&certificate, now)?);
         certificates.push(certificate);
     }
-    let (default, others) = certificates.split_first().expect("a loader always has its default certificate");
-    Ok((CertificateSet::new(default, others), warnings))
+    Ok((Loaded(certificates), warnings))
 }
 
 fn exists(file: &Path) -> Result<bool, CertificateFault> {
@@ -320,6 +335,7 @@ mod tests {
     use super::*;
 
     const NOW: Now = Now::simulated_ms(0);
+    const SHARDS: u16 = 3;
 
     fn directory() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
@@ -336,7 +352,7 @@ mod tests {
     }
 
     fn open(files: &CertificateFiles) -> Result<(CertificateLoader, Vec<CertificateWarning>), CertificateFault> {
-        CertificateLoader::open(files.clone(), Vec::new(), NOW)
+        CertificateLoader::open(files.clone(), Vec::new(), SHARDS, NOW)
     }
 
     #[test]
@@ -397,7 +413,7 @@ mod tests {
         let directory = directory();
         let files = created(directory.path());
         let late = Now { monotonic: Duration::ZERO, unix: NOW.unix + 2 * limits::TLS_SELF_SIGNED_LIFETIME };
-        let (_, warnings) = CertificateLoader::open(files.clone(), Vec::new(), late).unwrap();
+        let (_, warnings) = CertificateLoader::open(files.clone(), Vec::new(), SHARDS, late).unwrap();
         assert!(
             matches!(&warnings[..], [CertificateWarning::Date(file, DateWarning::Expired { .. })] if *file == files.certificate)
         );
@@ -408,7 +424,7 @@ mod tests {
         let (directory, other) = (directory(), directory());
         let files = created(directory.path());
         let (loader, _) = open(&files).unwrap();
-        let before = format!("{:?}", loader.certificates());
+        let before = shown(&loader);
         let foreign = created(other.path());
         fs::copy(&foreign.key, &files.key).unwrap();
         let text = loader.reload(NOW).unwrap_err().to_string();
@@ -417,10 +433,25 @@ mod tests {
             text,
             format!("{key}: the key does not match the certificate; use the key that {certificate} was made for")
         );
-        assert_eq!(format!("{:?}", loader.certificates()), before);
+        assert_eq!(shown(&loader), before);
         fs::copy(&foreign.certificate, &files.certificate).unwrap();
         loader.reload(NOW).unwrap();
-        assert_ne!(format!("{:?}", loader.certificates()), before);
+        let after = shown(&loader);
+        assert!(before.iter().zip(&after).all(|(before, after)| before != after), "a shard shows the old certificate");
+    }
+
+    /// What each shard shows.
+    fn shown(loader: &CertificateLoader) -> [String; SHARDS as usize] {
+        [0, 1, 2].map(|number| format!("{:?}", loader.of_shard(number)))
+    }
+
+    #[test]
+    fn no_two_shards_have_the_same_certificates() {
+        let directory = directory();
+        let (loader, _) = open(&created(directory.path())).unwrap();
+        let [one, two, three] = [0, 1, 2].map(|number| loader.of_shard(number));
+        assert!(!Arc::ptr_eq(&one, &two) && !Arc::ptr_eq(&two, &three) && !Arc::ptr_eq(&one, &three));
+        assert!(Arc::ptr_eq(&one, &loader.of_shard(0)));
     }
 
     #[test]

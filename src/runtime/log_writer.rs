@@ -1,22 +1,20 @@
 //! Writes events to standard error as lines, on a thread of its own.
 //!
-//! A shard hands over an event and goes on: it neither renders the line nor waits for whoever reads it. When lines
-//! come faster than they are read, the newest are dropped and counted, and a line says so once there is room. This
-//! file does not know what the events mean.
+//! A shard hands over an event and goes on: it neither renders the line nor waits for whoever reads it, and its queue is its
+//! own. When lines come faster than they are read, the newest are dropped and counted, and a line says so once there is room.
+//! This file does not know what the events mean.
 
 use std::{
     fmt,
     io::{self, Write},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use flume::{Receiver, Sender};
+use flume::Receiver;
 
+use self::queues::{Line, Queue, Queues, Shared, WriterThread};
 use crate::{
     limits,
     observe::{
@@ -27,15 +25,24 @@ use crate::{
     time::Now,
 };
 
-/// Takes events from any thread. Clones write to the same log.
+mod queues;
+
+/// Takes events from any thread. Clones write to the same log and share a queue; see [`Log::with_own_queue`].
 #[derive(Clone, Debug)]
 pub struct Log {
     level: Severity,
-    queue: Sender<Entry>,
-    dropped: Arc<AtomicU64>,
+    queue: Arc<Queue>,
 }
 
 impl Log {
+    /// The same log by way of a queue of its own, for a shard and the threads that work for it: what they log neither takes
+    /// room from others nor touches their caches. The order of lines is kept within a queue only. The queue lives as long as
+    /// the writer does: made once for each shard, not for each connection.
+    #[must_use]
+    pub fn with_own_queue(&self) -> Self {
+        Self { level: self.level, queue: self.queue.sibling() }
+    }
+
     /// Hands over an event that happened `now`. Never waits: without room in the queue the line is dropped and counted,
     /// and after [`LogWriter::stop`] it goes nowhere. An event below the level of the log is ignored.
     pub fn event(&self, now: Now, event: impl Into<Event>) {
@@ -43,16 +50,14 @@ impl Log {
         if event.severity() < self.level {
             return;
         }
-        if let Err(flume::TrySendError::Full(_)) = self.queue.try_send(Entry::Line { unix: now.unix, event }) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.queue.push(Line { unix: now.unix, event });
     }
 }
 
 /// The thread that writes, to be stopped when all else has stopped.
 #[derive(Debug)]
 pub struct LogWriter {
-    queue: Sender<Entry>,
+    thread: WriterThread,
     finished: Receiver<()>,
 }
 
@@ -76,19 +81,19 @@ impl LogWriter {
         level: Severity,
         metrics: Arc<Metrics>,
     ) -> io::Result<(Log, Self)> {
-        let (queue, entries) = flume::bounded(limits::LOG_QUEUE_MAX);
         let (done, finished) = flume::bounded(1);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let mut batcher = Batcher::new(format, metrics, Arc::clone(&dropped));
-        thread::Builder::new().name("onetrip-log".to_owned()).spawn(move || {
-            batcher.run(&entries, sink);
+        let shared = Arc::new(Shared::default());
+        let mut batcher = Batcher::new(format, metrics, Queues::new(Arc::clone(&shared)));
+        let started = thread::Builder::new().name("onetrip-log".to_owned()).spawn(move || {
+            batcher.run(sink);
             // Nobody waits for it when the stop timed out.
             let _ = done.send(());
         })?;
-        Ok((Log { level, queue: queue.clone(), dropped }, Self { queue, finished }))
+        let thread = WriterThread::new(shared, started.thread().clone());
+        Ok((Log { level, queue: thread.open_queue() }, Self { thread, finished }))
     }
 
-    /// Writes all that was handed over before, and ends the thread.
+    /// Writes all that was handed over before, by whatever queue, and ends the thread.
     ///
     /// # Errors
     /// When this takes longer than [`limits::LOG_STOP_TIMEOUT`], because whatever reads the lines is stuck; the thread
@@ -98,8 +103,15 @@ impl LogWriter {
     }
 
     fn stop_by(&self, deadline: Instant) -> Result<(), LogNotFlushed> {
-        self.queue.send_deadline(Entry::Stop, deadline).map_err(|_| LogNotFlushed)?;
+        self.thread.end();
         self.finished.recv_deadline(deadline).map_err(|_| LogNotFlushed)
+    }
+}
+
+/// A writer that nobody stopped writes what is left all the same, but nobody waits for it.
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.thread.end();
     }
 }
 
@@ -115,28 +127,11 @@ impl fmt::Display for LogNotFlushed {
 
 impl std::error::Error for LogNotFlushed {}
 
-/// What waits in the queue.
-#[derive(Debug)]
-enum Entry {
-    /// An event, and when it happened since 1970.
-    Line { unix: Duration, event: Event },
-    /// The end of the log.
-    Stop,
-}
-
-/// Whether the log goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    On,
-    Over,
-}
-
 /// Gathers lines and writes them together.
 struct Batcher {
     format: LogFormat,
     metrics: Arc<Metrics>,
-    /// Lines that found no room in the queue, since it was last looked at.
-    dropped: Arc<AtomicU64>,
+    queues: Queues,
     /// Lines that are lost and that no line has told of yet.
     untold: u64,
     /// When the latest event happened; this file reads no clock for a line.
@@ -145,44 +140,48 @@ struct Batcher {
 }
 
 impl Batcher {
-    fn new(format: LogFormat, metrics: Arc<Metrics>, dropped: Arc<AtomicU64>) -> Self {
-        Self { format, metrics, dropped, untold: 0, latest_unix: Duration::ZERO, batch: Vec::new() }
+    fn new(format: LogFormat, metrics: Arc<Metrics>, queues: Queues) -> Self {
+        Self { format, metrics, queues, untold: 0, latest_unix: Duration::ZERO, batch: Vec::new() }
     }
 
-    fn run(&mut self, entries: &Receiver<Entry>, mut sink: impl Write) {
-        while let Ok(first) = entries.recv() {
-            if self.write_batch(first, entries, &mut sink) == Flow::Over {
-                return;
+    fn run(&mut self, mut sink: impl Write) {
+        loop {
+            // Noticed before the queues are looked at: what was handed over before the end is in them by then.
+            let is_over = self.queues.notice();
+            match self.write_batch(&mut sink) {
+                0 if is_over => return,
+                0 => self.queues.sleep_unless_lines_wait(),
+                _ => {}
             }
         }
     }
 
-    /// Writes `first` and what waits behind it, as much as a batch takes.
-    fn write_batch(&mut self, first: Entry, entries: &Receiver<Entry>, sink: &mut impl Write) -> Flow {
-        let (lines, flow) = self.gather(first, entries);
-        self.lose(self.dropped.swap(0, Ordering::Relaxed));
+    /// Writes what waits, as much as a batch takes. Returns how many lines waited.
+    fn write_batch(&mut self, sink: &mut impl Write) -> u64 {
+        let lines = self.gather();
+        if lines == 0 {
+            return 0;
+        }
+        self.lose(self.queues.take_dropped());
         self.tell_of_lost_lines();
         match sink.write_all(&self.batch).and_then(|()| sink.flush()) {
             Ok(()) => self.untold = 0,
             Err(_) => self.lose(lines),
         }
         self.batch.clear();
-        flow
+        lines
     }
 
-    /// Renders `first` and what waits behind it, until the batch is full or nothing waits; returns how many lines.
-    fn gather(&mut self, first: Entry, entries: &Receiver<Entry>) -> (u64, Flow) {
+    /// Renders what waits, until the batch is full or nothing waits; returns how many lines.
+    fn gather(&mut self) -> u64 {
         let mut lines = 0;
-        let mut next = Some(first);
-        while let Some(entry) = next {
-            let Entry::Line { unix, event } = entry else { return (lines, Flow::Over) };
+        while self.batch.len() < limits::LOG_BATCH_BYTES_MAX {
+            let Some(Line { unix, event }) = self.queues.pop() else { break };
             render(self.format, unix, &event, &mut self.batch);
             self.latest_unix = unix;
             lines += 1;
-            let has_room = self.batch.len() < limits::LOG_BATCH_BYTES_MAX;
-            next = if has_room { entries.try_recv().ok() } else { None };
         }
-        (lines, Flow::On)
+        lines
     }
 
     fn lose(&mut self, lines: u64) {
@@ -203,13 +202,15 @@ impl Batcher {
 mod tests {
     use std::{
         io::{self, Write},
-        sync::{Arc, Mutex, atomic::AtomicU64},
+        sync::{Arc, Mutex},
+        thread,
         time::{Duration, Instant},
     };
 
     use flume::{Receiver, Sender};
 
-    use super::{Batcher, Entry, Flow, Log, LogNotFlushed, LogWriter};
+    use super::queues::{Queues, Shared, WriterThread};
+    use super::{Batcher, Log, LogNotFlushed, LogWriter};
     use crate::{
         limits,
         observe::{
@@ -277,8 +278,14 @@ mod tests {
         UsersReloaded { users: number as u64 }
     }
 
-    fn entry(number: usize) -> Entry {
-        Entry::Line { unix: Now::simulated_ms(0).unix, event: event(number).into() }
+    /// The thread of the test takes the place of the writer's.
+    fn unstarted() -> (Log, Batcher) {
+        let shared = Arc::new(Shared::default());
+        let thread = WriterThread::new(Arc::clone(&shared), thread::current());
+        let mut batcher = Batcher::new(LogFormat::Text, metrics(), Queues::new(shared));
+        let log = Log { level: Severity::Info, queue: thread.open_queue() };
+        batcher.queues.notice();
+        (log, batcher)
     }
 
     #[test]
@@ -346,28 +353,153 @@ mod tests {
 
     #[test]
     fn a_batch_ends_at_its_bound_and_the_rest_follows() {
-        let (queue, entries) = flume::unbounded();
-        for number in 0..5_000 {
-            queue.send(entry(number)).unwrap();
-        }
-        let mut batcher = Batcher::new(LogFormat::Text, metrics(), Arc::new(AtomicU64::new(0)));
+        let (log, mut batcher) = unstarted();
+        (0..5_000).for_each(|number| log.event(Now::simulated_ms(0), event(number)));
         let mut written = Vec::new();
-        assert_eq!(batcher.write_batch(entry(0), &entries, &mut written), Flow::On);
+        let first = batcher.write_batch(&mut written);
         assert!((limits::LOG_BATCH_BYTES_MAX..limits::LOG_BATCH_BYTES_MAX + 100).contains(&written.len()));
-        assert!(!entries.is_empty());
+        let mut lines = first;
+        while lines < 5_000 {
+            lines += batcher.write_batch(&mut written);
+        }
+        assert!(first < 5_000 && lines == 5_000, "{first} of {lines}");
     }
 
     #[test]
     fn lines_that_could_not_be_written_are_told_of_by_the_next_batch_once() {
-        let (_queue, entries) = flume::unbounded();
-        let mut batcher = Batcher::new(LogFormat::Text, metrics(), Arc::new(AtomicU64::new(3)));
-        batcher.write_batch(entry(1), &entries, &mut BrokenPipe);
+        let (log, mut batcher) = unstarted();
+        (0..limits::LOG_QUEUE_MAX + 3).for_each(|number| log.event(Now::simulated_ms(0), event(number)));
+        let lost = 3 + batcher.write_batch(&mut BrokenPipe);
         let mut written = Vec::new();
-        batcher.write_batch(entry(2), &entries, &mut written);
-        batcher.write_batch(entry(3), &entries, &mut written);
+        let lines = batcher.write_batch(&mut written) + batcher.write_batch(&mut written);
         let written = String::from_utf8(written).unwrap();
-        assert_eq!(written.lines().count(), 3, "{written}");
-        assert_eq!(written.matches("log_lines_dropped lines=4").count(), 1, "{written}");
-        assert!(batcher.metrics.render().contains("onetrip_log_lines_dropped_total 4\n"));
+        assert_eq!(written.lines().count() as u64, lines + 1);
+        assert_eq!(written.matches(&format!("log_lines_dropped lines={lost}\n")).count(), 1);
+        assert!(batcher.metrics.render().contains(&format!("onetrip_log_lines_dropped_total {lost}\n")));
+    }
+
+    /// What a line with the name of a thread and a number says: `thread * THREAD + number`.
+    const THREAD: usize = 1_000_000;
+
+    #[test]
+    fn the_lines_of_each_queue_are_written_in_order_and_all_before_the_end() {
+        let sink = Sink::default();
+        let (log, writer) = start(&sink, Severity::Info, &metrics());
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let log = log.with_own_queue();
+                scope.spawn(move || {
+                    (0..2_000).for_each(|number| log.event(Now::simulated_ms(0), event(thread * THREAD + number)));
+                });
+            }
+        });
+        assert_eq!(stop(&writer), Ok(()));
+        let written: Vec<_> = sink.lines().iter().map(|line| number(line)).collect();
+        for thread in 0..4 {
+            let of_thread: Vec<_> = written.iter().filter(|number| *number / THREAD == thread).collect();
+            assert!(of_thread.iter().map(|number| *number % THREAD).eq(0..2_000), "{thread}: {of_thread:?}");
+        }
+    }
+
+    fn number(line: &str) -> usize {
+        line.rsplit_once('=').unwrap().1.parse().unwrap()
+    }
+
+    #[test]
+    fn a_queue_without_room_takes_none_from_others_and_a_clone_shares_its_own() {
+        let ((entered, was_entered), (release, go_on)) = (flume::unbounded(), flume::bounded(0));
+        let sink = Sink { gates: Some((entered, go_on)), ..Sink::default() };
+        let (log, writer) = start(&sink, Severity::Info, &metrics());
+        let (full, other) = (log.with_own_queue(), log.with_own_queue());
+        log.event(Now::simulated_ms(0), event(0));
+        was_entered.recv().unwrap();
+        (0..limits::LOG_QUEUE_MAX).for_each(|number| full.event(Now::simulated_ms(0), event(number)));
+        (0..7).for_each(|number| full.clone().event(Now::simulated_ms(0), event(number)));
+        (0..9).for_each(|number| other.event(Now::simulated_ms(0), event(THREAD + number)));
+        drop(release);
+        assert_eq!(stop(&writer), Ok(()));
+        let lines = sink.lines();
+        assert!(lines.iter().any(|line| line.ends_with("log_lines_dropped lines=7")));
+        assert_eq!(lines.iter().filter(|line| number(line) >= THREAD).count(), 9);
+        assert_eq!(lines.len(), 1 + limits::LOG_QUEUE_MAX + 9 + 1);
+    }
+
+    /// Tells the number of each line that was written.
+    struct Echo(Sender<usize>);
+
+    impl Write for Echo {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            std::str::from_utf8(bytes).unwrap().lines().for_each(|line| self.0.send(number(line)).unwrap());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn start_echo() -> (Log, LogWriter, Receiver<usize>) {
+        let (echo, heard) = flume::unbounded();
+        let (log, writer) = LogWriter::start_to(Echo(echo), LogFormat::Text, Severity::Info, metrics()).unwrap();
+        (log, writer, heard)
+    }
+
+    /// Each line is handed over a little later after the one before was written, so that some come just when the writer has
+    /// found nothing and is about to sleep.
+    #[test]
+    fn a_line_that_comes_when_the_writer_falls_asleep_is_written() {
+        let (log, writer, heard) = start_echo();
+        let queues = [(); 4].map(|()| log.with_own_queue());
+        for round in 0..20_000 {
+            queues[round % queues.len()].event(Now::simulated_ms(0), event(round));
+            let end = Instant::now() + A_LOT;
+            let echo = loop {
+                // Looked for and not waited for: to be woken takes longer than to fall asleep.
+                match heard.try_recv() {
+                    Err(_) if Instant::now() < end => std::hint::spin_loop(),
+                    echo => break echo,
+                }
+            };
+            assert_eq!(echo, Ok(round), "a wake-up was lost");
+            (0..round % 400).for_each(|_| std::hint::spin_loop());
+        }
+        assert_eq!(stop(&writer), Ok(()));
+    }
+
+    /// In each round some threads log one line each at the same moment. Nothing else happens until all of these lines are
+    /// written, so nobody makes up for a wake-up that was lost.
+    #[test]
+    fn a_writer_that_sleeps_is_woken_by_every_queue_however_they_race() {
+        const THREADS: usize = 4;
+        let (log, writer, heard) = start_echo();
+        thread::scope(|scope| {
+            let threads = [(); THREADS].map(|()| {
+                let (go, gone) = flume::unbounded();
+                let log = log.with_own_queue();
+                scope.spawn(move || gone.iter().for_each(|number| log.event(Now::simulated_ms(0), event(number))));
+                go
+            });
+            for round in 0..8_000 {
+                let at_once = 1 + round / THREADS % THREADS;
+                (0..at_once).for_each(|next| threads[(round + next) % THREADS].send(round).unwrap());
+                for _ in 0..at_once {
+                    assert_eq!(heard.recv_timeout(A_LOT), Ok(round), "a wake-up was lost");
+                }
+            }
+        });
+        assert_eq!(stop(&writer), Ok(()));
+    }
+
+    /// More than a busy machine can take to wake a thread.
+    const A_LOT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_queue_that_is_opened_while_the_writer_sleeps_wakes_it() {
+        let (log, writer, heard) = start_echo();
+        for number in 0..1_000 {
+            log.with_own_queue().event(Now::simulated_ms(0), event(number));
+            assert_eq!(heard.recv_timeout(A_LOT), Ok(number), "a wake-up was lost");
+        }
+        assert_eq!(stop(&writer), Ok(()));
     }
 }

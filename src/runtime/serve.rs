@@ -322,7 +322,7 @@ impl Service {
                 listeners,
                 settings: Arc::clone(&self.settings),
                 tls: ByReturning::each(|returning| ServerSettings {
-                    certificates: self.certificates.certificates(),
+                    certificates: self.certificates.of_shard(number),
                     minimum_version: self.config.tls_min,
                     sessions: Arc::<SessionCache>::clone(self.sessions.of(returning)),
                     returning,
@@ -341,7 +341,7 @@ impl Service {
                 queue: queue_parts(&self.config, &self.relays, &self.routes, number, depth, requests)?,
                 once: Arc::new(ShardOnce::new(&self.once)),
                 metrics: self.metrics.shard(number).expect("the metrics were made for this many shards"),
-                log: self.log.clone(),
+                log: self.log.with_own_queue(),
                 orders: received,
                 has_failed: Arc::clone(&has_failed),
                 has_let_go: Arc::clone(&has_let_go),
@@ -732,7 +732,7 @@ fn open_certificates(
             own
         }
     };
-    let (loader, found) = CertificateLoader::open(default, files.collect(), now).map_err(fault)?;
+    let (loader, found) = CertificateLoader::open(default, files.collect(), shard_count(config), now).map_err(fault)?;
     warnings.extend(found.iter().map(certificate_warning));
     Ok(loader)
 }

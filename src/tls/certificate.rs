@@ -7,21 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
-use rustls::SignatureScheme;
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, SignatureScheme};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::provider::provider;
 use crate::limits;
 use crate::time::Now;
 
-/// A certificate chain with the key that belongs to it.
-#[derive(Clone, Debug)]
+/// A certificate chain with the key that belongs to it. The key is wiped when dropped.
+#[derive(Debug)]
 pub struct Certificate {
-    certified: Arc<CertifiedKey>,
+    chain: Vec<CertificateDer<'static>>,
+    /// As it was read, so that any number of keys can be made from it that share nothing.
+    key: Zeroizing<PrivateKeyDer<'static>>,
+    key_type: KeyType,
     names: Vec<String>,
     not_before: Duration,
     not_after: Duration,
@@ -39,9 +42,10 @@ impl Certificate {
             pem::Error::NoItemsFound => CertificateError::NoKey,
             error => CertificateError::BrokenKey(error.to_string()),
         })?;
+        let key = Zeroizing::new(key);
         let (names, not_before, not_after) = read_leaf(&chain[0])?;
-        let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(key_error)?;
-        Ok(Self { certified: Arc::new(certified), names, not_before, not_after })
+        let key_type = KeyType::of(&certified(&chain, &key).map_err(key_error)?);
+        Ok(Self { chain, key, key_type, names, not_before, not_after })
     }
 
     /// The DNS names that the certificate is for (RFC 5280 §4.2.1.6), in lower case; `*.` opens a wildcard.
@@ -51,13 +55,7 @@ impl Certificate {
 
     /// What the key is, on which the cost of a full handshake depends most.
     pub fn key_type(&self) -> KeyType {
-        let signs = |scheme| self.certified.key.choose_scheme(&[scheme]).is_some();
-        match () {
-            () if signs(SignatureScheme::ECDSA_NISTP256_SHA256) => KeyType::P256,
-            () if signs(SignatureScheme::ECDSA_NISTP384_SHA384) => KeyType::P384,
-            () if signs(SignatureScheme::ED25519) => KeyType::Ed25519,
-            () => KeyType::Rsa,
-        }
+        self.key_type
     }
 
     /// The last moment at which the certificate is good, since 1970 (UTC).
@@ -78,9 +76,22 @@ impl Certificate {
         ends_soon.then_some(DateWarning::ExpiresSoon { not_after: self.not_after })
     }
 
-    /// The same in the TLS library's terms.
-    pub(super) fn certified(&self) -> &Arc<CertifiedKey> {
-        &self.certified
+    /// The same in the TLS library's terms, made anew each time. Every full handshake counts its use of the key and, inside
+    /// it, of the pair of numbers; two shards with the same key would write the same two counts.
+    pub(super) fn certified(&self) -> Arc<CertifiedKey> {
+        Arc::new(certified(&self.chain, &self.key).expect("the same chain and key were read before"))
+    }
+}
+
+impl Clone for Certificate {
+    fn clone(&self) -> Self {
+        Self {
+            chain: self.chain.clone(),
+            key: Zeroizing::new(self.key.clone_key()),
+            key_type: self.key_type,
+            names: self.names.clone(),
+            ..*self
+        }
     }
 }
 
@@ -98,6 +109,16 @@ pub enum KeyType {
 }
 
 impl KeyType {
+    fn of(certified: &CertifiedKey) -> Self {
+        let signs = |scheme| certified.key.choose_scheme(&[scheme]).is_some();
+        match () {
+            () if signs(SignatureScheme::ECDSA_NISTP256_SHA256) => Self::P256,
+            () if signs(SignatureScheme::ECDSA_NISTP384_SHA384) => Self::P384,
+            () if signs(SignatureScheme::ED25519) => Self::Ed25519,
+            () => Self::Rsa,
+        }
+    }
+
     /// The name that people know.
     pub const fn name(self) -> &'static str {
         match self {
@@ -294,6 +315,17 @@ fn refusal_at(leaf: &webpki::EndEntityCert<'_>, moment: UnixTime) -> Option<webp
     leaf.verify_for_usage(&[], &[], &[], moment, webpki::KeyUsage::server_auth(), None, None).err()
 }
 
+/// Reads a key, and whether it is the one that the chain was made for. (The library's own way to do so takes the key away
+/// and leaves it in memory.)
+fn certified(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
+    let certified = CertifiedKey::new(chain.to_vec(), any_supported_type(key)?);
+    match certified.keys_match() {
+        // A key of a kind that does not tell its public half.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error),
+    }
+}
+
 fn key_error(error: rustls::Error) -> CertificateError {
     match error {
         rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
@@ -339,7 +371,7 @@ mod tests {
     #[test]
     fn a_self_signed_certificate_names_the_loopback_addresses() {
         let certificate = read(&made("mail.example.org"));
-        let leaf = webpki::EndEntityCert::try_from(&certificate.certified.cert[0]).unwrap();
+        let leaf = webpki::EndEntityCert::try_from(&certificate.chain[0]).unwrap();
         for name in ["mail.example.org", "localhost", "127.0.0.1", "::1"] {
             let name = rustls::pki_types::ServerName::try_from(name).unwrap();
             assert_eq!(leaf.verify_is_valid_for_subject_name(&name), Ok(()));
@@ -397,6 +429,13 @@ mod tests {
         assert!(matches!(error(wrong, &pair.key), CertificateError::BrokenCertificate(_)));
         let wrong = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         assert!(matches!(error(&pair.certificate, wrong), CertificateError::BrokenKey(_)));
+    }
+
+    #[test]
+    fn a_certificate_prints_no_key() {
+        let certificate = read(&made("mail.example.org"));
+        let text = format!("{certificate:?}");
+        assert!(text.contains("key: Zeroizing { .. }"), "{text}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::limits;
 /// What an operator decides about the TLS of a listener.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
-    /// The certificates to show.
+    /// The certificates to show; the shard's own.
     pub certificates: Arc<Certificates>,
     /// The oldest version of the protocol that is accepted.
     pub minimum_version: Version,
@@ -113,7 +113,8 @@ fn offers_smtp(hello: &ClientHello<'_>) -> bool {
     hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == ALPN_SMTP))
 }
 
-/// The certificates of a server, which can be replaced while it runs.
+/// The certificates that one shard shows, which can be replaced while it runs. Two shards must not have the same ones: every
+/// full handshake counts its use of the key.
 #[derive(Debug)]
 pub struct Certificates {
     current: ArcSwap<CertificateSet>,
@@ -137,7 +138,8 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// Certificates by the names that they are for, and one for all other names.
+/// Certificates by the names that they are for, and one for all other names. Sets share nothing with each other, even those
+/// made of the same certificates.
 #[derive(Debug)]
 pub struct CertificateSet {
     default: Arc<CertifiedKey>,
@@ -150,20 +152,20 @@ impl CertificateSet {
     /// `default` is shown to clients that name no server or an unknown one: to refuse them would gain nothing, as a client
     /// that cares about names checks by itself. If two certificates are for the same name, the earlier one is shown.
     pub fn new(default: &Certificate, others: &[Certificate]) -> Self {
-        let mut set =
-            Self { default: Arc::clone(default.certified()), exact: HashMap::new(), wildcard: HashMap::new() };
-        set.add(default);
-        others.iter().for_each(|certificate| set.add(certificate));
+        let certified = default.certified();
+        let mut set = Self { default: Arc::clone(&certified), exact: HashMap::new(), wildcard: HashMap::new() };
+        set.add(default, &certified);
+        others.iter().for_each(|certificate| set.add(certificate, &certificate.certified()));
         set
     }
 
-    fn add(&mut self, certificate: &Certificate) {
+    fn add(&mut self, certificate: &Certificate, certified: &Arc<CertifiedKey>) {
         for name in certificate.names() {
             let (names, name) = match name.strip_prefix("*.") {
                 Some(parent) => (&mut self.wildcard, parent),
                 None => (&mut self.exact, name.as_str()),
             };
-            names.entry(name.to_owned()).or_insert_with(|| Arc::clone(certificate.certified()));
+            names.entry(name.to_owned()).or_insert_with(|| Arc::clone(certified));
         }
     }
 
@@ -210,3 +212,23 @@ fn keep_sessions(config: &mut ServerConfig, settings: &ServerSettings) {
 
 /// The ALPN protocol of those mail clients that name one.
 const ALPN_SMTP: &[u8] = b"smtp";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::tests::issued;
+
+    #[test]
+    fn sets_of_the_same_certificates_share_no_key_and_one_set_reads_each_key_once() {
+        let ((default, _), (other, _)) = (issued("mail.example.org"), issued("*.example.net"));
+        let others = [other];
+        let [one, two] = [(); 2].map(|()| CertificateSet::new(&default, &others));
+        for name in [None, Some("mail.example.org"), Some("smtp.example.net")] {
+            let (of_one, of_two) = (one.choose(name), two.choose(name));
+            assert_eq!(of_one.cert, of_two.cert);
+            assert!(!Arc::ptr_eq(of_one, of_two), "{name:?}: the certificate");
+            assert!(!Arc::ptr_eq(&of_one.key, &of_two.key), "{name:?}: the key");
+        }
+        assert!(Arc::ptr_eq(one.choose(None), one.choose(Some("mail.example.org"))));
+    }
+}

@@ -1,5 +1,6 @@
 //! What changes while the server runs: certificates and users.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use data_encoding::BASE64;
@@ -23,8 +24,13 @@ impl Files<'_> {
     }
 
     fn serve(&self) -> Server {
+        self.serve_with(&[])
+    }
+
+    fn serve_with(&self, flags: &[&str]) -> Server {
         let (certificate, key) = (self.0.path("cert.pem"), self.0.path("key.pem"));
-        self.0.serve(&["--tls-cert", certificate.to_str().unwrap(), "--tls-key", key.to_str().unwrap()])
+        let files = ["--tls-cert", certificate.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+        self.0.serve(&[&files, flags].concat())
     }
 }
 
@@ -46,6 +52,31 @@ fn a_new_certificate_is_shown_from_the_next_handshake_on_and_open_connections_st
     open.quit();
     server.stop(&site);
 }
+
+#[test]
+fn after_a_reload_every_shard_shows_the_new_certificate() {
+    let site = Site::new();
+    let files = Files(&site);
+    files.renew();
+    let server = files.serve_with(&["--shards", "2"]);
+    let new = files.renew();
+    server.signal(libc::SIGHUP);
+    server.event("certificate_reloaded");
+    let mut shards = BTreeSet::new();
+    for _ in 0..VISITS {
+        let client = Client::over_tls(&server);
+        let (address, shown) = (client.address, client.certificate());
+        client.quit();
+        let shard = server.summary(address)["shard"].as_u64().unwrap();
+        assert_eq!(shown, new, "on shard {shard}");
+        shards.insert(shard);
+    }
+    assert_eq!(shards.len(), 2, "the system spreads {VISITS} connections over both shards");
+    server.stop(&site);
+}
+
+/// So many that each shard gets some.
+const VISITS: usize = 40;
 
 #[test]
 fn a_broken_new_certificate_leaves_the_old_one_in_force() {

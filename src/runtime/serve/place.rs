@@ -79,7 +79,8 @@ fn rehearse(config: &Config, now: Now) -> Result<(), ServeError> {
         .certificates()
         .map(|(certificate, key)| CertificateFiles { certificate: certificate.to_owned(), key: key.to_owned() });
     let default = files.next().unwrap_or_else(|| CertificateFiles::in_state_directory(&config.state_dir));
-    CertificateLoader::open(default, files.collect(), now).map_err(|fault| ServeError::of(fault.exit(), fault))?;
+    // No shard is to have them.
+    CertificateLoader::open(default, files.collect(), 0, now).map_err(|fault| ServeError::of(fault.exit(), fault))?;
     users_file::load(&config.users).map_err(|error| ServeError::of(Exit::Data, error))?;
     RelayMaterial::open(config).map_err(|error| ServeError::of(error.exit(), error))?;
     Ok(())
