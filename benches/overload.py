@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""What a shard does when more is asked of it than it can do: twice as much, and three times.
+
+    sudo benches/overload.py DIRECTORY > benches/results/DATE-overload.txt
+
+One core cannot ask for twice what another can do: a client costs more than its server. So the server gets a share of its core
+(SHARE, 0.3), by a control group of its own, and the load generator has the other core. In rounds, for each scenario: what the
+server can do (a closed loop of 64 clients), then an open loop of each multiple of that, with the bound on lateness that is the
+default and without it. Medians of the rounds count. Needs root, taskset, and `cargo build --release --workspace`.
+"""
+
+import os
+import statistics
+import sys
+
+from limited import Group, Server, begin
+
+SHARE = float(os.environ.get("SHARE", "0.3"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+SECONDS = int(os.environ.get("SECONDS", "15"))
+SCENARIOS = os.environ.get("SCENARIOS", "esmtp full-resumed").split()
+FACTORS = [float(factor) for factor in os.environ.get("FACTORS", "0.8 1.2 2 3").split()]
+# The beginning of a run, in which nobody waits yet, is left out of what a second brings.
+SETTLING_S = 3
+
+
+def capacity(server, scenario):
+    """Messages a second in a closed loop."""
+    report = server.load(scenario, "--connections", "64", "--duration", str(SECONDS // 2))
+    return report["total"]["acknowledged"] / report["seconds"]
+
+
+def figures(report):
+    """Messages a second once it has settled, times of those in ms, who was refused, and whose limit it was."""
+    whole = [second for second in report["course"] if SETTLING_S <= second["at_s"] < SECONDS]
+    goodput = sum(second["acknowledged"] for second in whole) / max(len(whole), 1)
+    final = next(phase for phase in report["total"]["phases"] if phase["name"] == "final-reply")
+    at = dict((percentile, time_us / 1000) for percentile, time_us in final["curve"])
+    errors = sum(second["errors"] for second in report["course"])
+    return goodput, at[50.0], at[99.0], errors / SECONDS, max(report["generator_busy"])
+
+
+def bar(value, most, width=44):
+    return "█" * round(width * value / most)
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    ways = {"with": [], "without": ["--lateness-max", "0"]}
+    print(f"{' '.join(sys.argv)}  SHARE={SHARE} ROUNDS={ROUNDS} SECONDS={SECONDS}")
+    directory = begin(sys.argv[1])
+    group = Group("overload", SHARE)
+    try:
+        for scenario in SCENARIOS:
+            measure(scenario, directory, ways, group)
+    finally:
+        group.remove()
+
+
+def measure(scenario, directory, ways, group):
+    can, found = [], {}
+    for turn in range(ROUNDS):
+        for way, flags in ways.items():
+            server = Server(directory / f"{scenario}-{turn}-{way}", group, "0", "1", flags)
+            server.load(scenario, "--connections", "16", "--count", "500")
+            can.append(capacity(server, scenario))
+            for factor in FACTORS:
+                rate = factor * statistics.median(can)
+                report = server.load(scenario, "--rate", f"{rate:.0f}", "--duration", str(SECONDS))
+                found.setdefault((factor, way), []).append(figures(report))
+            server.stop()
+    peak = statistics.median(can)
+    print(f"\n{scenario}: {peak:.0f} messages/s in a closed loop ({' '.join(f'{one:.0f}' for one in can)})")
+    head = f"{'asked':>7}  {'bound':<8}{'messages/s':>11}{'of peak':>9}{'p50 ms':>9}{'p99 ms':>9}{'refused/s':>11}{'generator':>11}  each round"
+    print(head)
+    for (factor, way), samples in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
+        goodput, p50, p99, refused, busy = (statistics.median(sample) for sample in zip(*samples))
+        spread = " ".join(f"{sample[0]:.0f}" for sample in samples)
+        print(
+            f"{factor:>6.1f}x  {way:<8}{goodput:>11.0f}{goodput / peak:>9.0%}{p50:>9.0f}{p99:>9.0f}{refused:>11.0f}{busy:>11.0%}  {spread}"
+        )
+    print("\nmessages/s                                    99th percentile of the time to the final reply, ms")
+    slowest = max(statistics.median(sample[2] for sample in samples) for samples in found.values())
+    for (factor, way), samples in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
+        goodput, p99 = (statistics.median(sample[at] for sample in samples) for at in (0, 2))
+        print(f"{way:>8} {factor:.1f}x {bar(goodput, peak * 1.1, 30):<31}{goodput:>5.0f}  {bar(p99, slowest, 30):<31}{p99:.0f}")
+
+
+main()
