@@ -10,6 +10,7 @@
 //! | see and steer the queue | [`queue_command`] |
 //! | measure it, or another server | [`measuring`], [`comparison`] |
 //! | know what a session costs, and where its time goes | [`performance`] |
+//! | know what happens when more is asked than it can do, and what more cores bring | [`overload`], [`scaling`] |
 //! | know the extensions, and what onetrip makes of them | [`quickstart`], [`at_most_once`], [`early_data`] |
 //! | know the code | [`life_of_a_connection`], [`spool`], [`session_cache`], [`decisions`], [`dependencies`], [`testing`] |
 //! | know what the RFCs ask, and what answers it | [`coverage`] |
@@ -52,6 +53,12 @@ pub mod comparison {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+
+#[doc = include_str!("overload.md")]
+pub mod overload {}
+
+#[doc = include_str!("scaling.md")]
+pub mod scaling {}
 
 #[doc = include_str!("quickstart.md")]
 pub mod quickstart {}

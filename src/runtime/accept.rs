@@ -108,7 +108,9 @@ async fn accept(shard: Rc<Shard>, listener: Listener, closing: Rc<Closing>) {
         }
     }
     if closing.waiting.get() == Some(Waiting::TurnedAway) {
-        while let Ok((stream, _)) = socket.accept() {
+        // Whoever comes meanwhile may come faster than that, and is not to hold up the end.
+        for _ in 0..limits::TURNED_AWAY_PER_ROUND {
+            let Ok((stream, _)) = socket.accept() else { break };
             say_no(&shard, &stream, endpoint, reply::SHUTTING_DOWN);
         }
         // The ring may hold the socket for a moment after it is closed here, and nobody is to wait there.

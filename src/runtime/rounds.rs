@@ -11,7 +11,8 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -23,8 +24,18 @@ use super::shard::spawn_guarded;
 
 /// Waits until everything that is ready has had its turn, and the kernel was asked for more.
 pub(super) async fn next_round() {
-    // A timer is looked at where the rings are, and nowhere else; this one has passed by then.
-    Timer::new(Duration::ZERO).await;
+    // A timer that is waited for is looked at where the rings are, and nowhere else. One that has passed before anybody waits for
+    // it is not waited for: then another one is, until one is in time.
+    let mut has_waited = false;
+    while !has_waited {
+        let mut timer = Timer::new(MOMENT);
+        poll_fn(|context| {
+            let is_over = Pin::new(&mut timer).poll(context).is_ready();
+            has_waited |= !is_over;
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
 }
 
 /// Work of which a round takes only so much. Who comes when there is no more room waits in line.
@@ -129,14 +140,44 @@ impl Lane {
     }
 }
 
+/// Longer than from making a timer to waiting for it, and no longer than a round of a shard with nothing to do.
+const MOMENT: Duration = Duration::from_micros(2);
+
 #[cfg(test)]
 mod tests {
-    use super::{Lane, Place};
+    use std::cell::Cell;
+    use std::rc::Rc;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::task::{Wake, Waker};
 
+    use futures_lite::{AsyncReadExt, AsyncWriteExt};
+    use glommio::net::UnixStream;
+    use glommio::{LocalExecutorBuilder, Placement};
+
+    use super::{Lane, Place, next_round};
+
     const NOW: u64 = 7;
+
+    #[test]
+    fn whoever_waits_for_the_next_round_lets_the_kernel_be_asked() {
+        let served = LocalExecutorBuilder::new(Placement::Unbound).make().unwrap().run(async {
+            let (mut here, mut there) = UnixStream::pair().unwrap();
+            let served = Rc::new(Cell::new(false));
+            let flag = Rc::clone(&served);
+            glommio::spawn_local(async move {
+                here.read_exact(&mut [0]).await.unwrap();
+                flag.set(true);
+            })
+            .detach();
+            there.write_all(b"x").await.unwrap();
+            for _ in 0..100 {
+                next_round().await;
+            }
+            served.get()
+        });
+        assert!(served, "a hundred rounds, and nobody has looked whether there is something to read");
+    }
 
     #[derive(Default)]
     struct Woken(AtomicU32);
