@@ -78,12 +78,11 @@ impl Lateness {
 
     /// A flight was received `now`, on the monotonic clock, which the kernel had for so long.
     pub fn note(&mut self, now: Duration, flight: Flight, waited: Duration) {
-        let forget_after = self.bound + CALM;
         let wait = match flight {
             Flight::Handshake => &mut self.handshakes,
             Flight::Other => &mut self.others,
         };
-        wait.mean = (wait.current(now, forget_after) * (NOTES_IN_MEAN - 1) + waited) / NOTES_IN_MEAN;
+        wait.mean = (wait.current(now) * (NOTES_IN_MEAN - 1) + waited) / NOTES_IN_MEAN;
         wait.noted = now;
         self.lateness(now, Duration::ZERO);
     }
@@ -98,9 +97,7 @@ impl Lateness {
 
     /// How late the shard is `now`, if that is too late, for a client too who has waited for so long.
     fn lateness(&mut self, now: Duration, waited: Duration) -> Option<Duration> {
-        let forget_after = self.bound + CALM;
-        let inside = [&self.handshakes, &self.others].map(|wait| wait.current(now, forget_after));
-        let lateness = inside[0].max(inside[1]).max(waited);
+        let lateness = self.handshakes.current(now).max(self.others.current(now)).max(waited);
         if now.saturating_sub(self.latest) > CALM {
             self.since = None;
         }
@@ -129,9 +126,10 @@ impl Lateness {
 }
 
 impl Wait {
-    /// What is long ago says nothing: if nobody has said anything since, nobody waits.
-    fn current(&self, now: Duration, forget_after: Duration) -> Duration {
-        if now.saturating_sub(self.noted) > forget_after { Duration::ZERO } else { self.mean }
+    /// A flight that waited for so long tells of those behind it: within as long again they have had their turn. If none of them was
+    /// seen by then, nobody waits any more.
+    fn current(&self, now: Duration) -> Duration {
+        if now.saturating_sub(self.noted) > self.mean.max(NOTE_LASTS_MIN) { Duration::ZERO } else { self.mean }
     }
 }
 
@@ -141,7 +139,10 @@ const FLIGHTS_FOR_A_LOOK: u32 = 16;
 /// The mean is over about so many looks: a hundred flights or so, of many clients, before a shard counts as late.
 const NOTES_IN_MEAN: u32 = 8;
 
-/// A shard that has not been late for so long has caught up. A wait, too, tells about the present for so long beyond the bound.
+/// A wait tells of the present for so long at least: only some flights are looked at.
+const NOTE_LASTS_MIN: Duration = Duration::from_millis(50);
+
+/// A shard that has not been late for so long has caught up.
 const CALM: Duration = Duration::from_secs(1);
 
 /// A shard is late for a while when it was for so many times the bound.
@@ -232,9 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn lateness_is_forgotten_when_nobody_says_anything() {
-        assert!(after(BOUND * 2).turns_away(NOW + CALM, Duration::ZERO).is_some());
-        assert!(after(BOUND * 2).turns_away(NOW + BOUND + CALM * 2, Duration::ZERO).is_none());
+    fn a_wait_is_forgotten_after_as_long_again_without_another() {
+        let waited = BOUND * 2;
+        let moment = Duration::from_millis(50);
+        assert!(after(waited).turns_away(NOW + waited - moment, Duration::ZERO).is_some());
+        assert!(
+            after(waited).turns_away(NOW + waited + moment, Duration::ZERO).is_none(),
+            "who was in line has had a turn"
+        );
     }
 
     #[test]
