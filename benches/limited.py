@@ -77,8 +77,14 @@ class Server:
         command = ["taskset", "-c", self.generator_cores, PROGRAMS / "onetrip-loadgen", "run", self.address, "--user", "load"]
         command += ["--password-file", self.folder / "password", "--tls", "1.3", "--cores", self.generator_cores, "--size", "4k"]
         command += ["--scenario", scenario, "--server-pid", str(self.process.pid), "--json", report, *load]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        return json.loads(report.read_text())
+        report.unlink(missing_ok=True)
+        # It looks at the server first, which a server that is still late refuses; and it says by its exit code that clients were refused.
+        for _ in range(20):
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            if report.exists():
+                return json.loads(report.read_text())
+            time.sleep(0.2)
+        sys.exit(f"no run succeeds: {command}")
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)

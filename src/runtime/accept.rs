@@ -177,8 +177,12 @@ fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint
 
 /// How late the shard is, with those inside or with letting this one in, if that is too late to let it in.
 fn too_late(shard: &Shard, stream: &Socket, now: Now) -> Option<Duration> {
-    let waited = TcpInfo::of(stream).map(|info| info.since_packet()).unwrap_or_default();
-    shard.lateness.borrow_mut().turns_away(now.monotonic, waited)
+    let mut lateness = shard.lateness.borrow_mut();
+    // Those inside are late anyway: then there is no need to ask.
+    lateness.turns_away(now.monotonic, Duration::ZERO).or_else(|| {
+        let waited = TcpInfo::of(stream).map(|info| info.since_packet()).unwrap_or_default();
+        lateness.turns_away(now.monotonic, waited)
+    })
 }
 
 /// Refuses a client because the shard is late, and does no more for that than has to be done.
@@ -216,7 +220,9 @@ fn refuse(shard: &Shard, stream: &Socket, endpoint: Endpoint, client: SocketAddr
 /// may be lost with it.
 fn say_no(shard: &Shard, stream: &Socket, endpoint: Endpoint, reply: Reply) {
     if endpoint.opening == Opening::Clear {
-        let _ = stream.send_with_flags(reply.bytes(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+        // There is more to come, the end, and both go in one packet.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
+        let _ = stream.send_with_flags(reply.bytes(), flags);
     }
     let _ = recv(stream, &mut **shard.receive_buffer.borrow_mut(), RecvFlags::DONTWAIT);
 }
