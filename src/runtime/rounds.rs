@@ -25,14 +25,15 @@ use super::shard::spawn_guarded;
 /// Waits until everything that is ready has had its turn, and the kernel was asked for more.
 pub(super) async fn next_round() {
     // A timer that is waited for is looked at where the rings are, and nowhere else. One that has passed before anybody waits for
-    // it is not waited for: then another one is, until one is in time.
-    let mut has_waited = false;
+    // it is not waited for, and for one that has not passed by then the shard would go to sleep: so it is as short as it can be.
+    let (mut moment, mut has_waited) = (MOMENT_MIN, false);
     while !has_waited {
-        let mut timer = Timer::new(MOMENT);
+        let mut timer = Timer::new(moment);
+        moment *= 2;
         poll_fn(|context| {
-            let is_over = Pin::new(&mut timer).poll(context).is_ready();
-            has_waited |= !is_over;
-            if is_over { Poll::Ready(()) } else { Poll::Pending }
+            let poll = Pin::new(&mut timer).poll(context).map(drop);
+            has_waited |= poll.is_pending();
+            poll
         })
         .await;
     }
@@ -140,8 +141,8 @@ impl Lane {
     }
 }
 
-/// Longer than from making a timer to waiting for it, and no longer than a round of a shard with nothing to do.
-const MOMENT: Duration = Duration::from_micros(2);
+/// About as long as it takes from making a timer to waiting for it.
+const MOMENT_MIN: Duration = Duration::from_nanos(128);
 
 #[cfg(test)]
 mod tests {
