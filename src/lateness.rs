@@ -65,7 +65,7 @@ impl Lateness {
         }
     }
 
-    /// Is the flight that comes next one to be looked at? One in some is, and each while the shard is late, so that it learns soon
+    /// Is the flight that has come one to be looked at? One in some is, and each while the shard is late, so that it learns soon
     /// that it is no more.
     pub fn looks_at_flight(&mut self) -> bool {
         self.unseen = self.unseen.saturating_sub(1);

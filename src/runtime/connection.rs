@@ -80,13 +80,6 @@ struct Reported {
     refusals: u32,
 }
 
-/// A flight that is looked at to see how late the shard is.
-struct Look {
-    flight: Flight,
-    /// When the wait for it began, on the monotonic clock.
-    since: Duration,
-}
-
 /// The client is gone, or its connection is.
 struct Gone;
 
@@ -238,7 +231,7 @@ impl Conversation {
             return Err(Gone);
         }
         self.registration.wait(self.what_is_awaited(), self.connection.poll_timeout());
-        let look = self.begin_to_look();
+        let flight = self.awaited_flight();
         let (mut polls, mut place) = (0_u32, Place::default());
         let received = poll_fn(|context| {
             polls = polls.saturating_add(1);
@@ -254,8 +247,8 @@ impl Conversation {
             Ok(0) | Err(_) => self.interrupted(),
             Ok(bytes) => {
                 // What was there already had waited for what was done before, and for nobody else.
-                if let (Some(look), 2..) = (look, polls) {
-                    self.note_lateness(&look);
+                if let (Some(flight), 2..) = (flight, polls) {
+                    self.note_lateness(flight);
                 }
                 self.note_received(bytes);
                 self.note_progress();
@@ -264,25 +257,24 @@ impl Conversation {
         }
     }
 
-    /// Begins to look at the flight that comes next, if it is one to be looked at. None that dribbles is: those wait for each other,
-    /// by design.
-    fn begin_to_look(&self) -> Option<Look> {
-        let flight = match (self.connection.is_handshaking(), self.is_dribbling) {
-            (true, _) => Flight::Handshake,
-            (false, true) => return None,
-            (false, false) => Flight::Other,
-        };
-        let looks = self.shard.lateness.borrow_mut().looks_at_flight();
-        looks.then(|| Look { flight, since: self.shard.clock.now().monotonic })
+    /// What comes next, if the wait for it tells how late the shard is. What dribbles does not: it waits by design.
+    fn awaited_flight(&self) -> Option<Flight> {
+        match (self.connection.is_handshaking(), self.is_dribbling) {
+            (true, _) => Some(Flight::Handshake),
+            (false, true) => None,
+            (false, false) => Some(Flight::Other),
+        }
     }
 
-    /// A flight has come that was waited for: what it had to wait for was the shard.
-    fn note_lateness(&self, look: &Look) {
-        let Ok(info) = TcpInfo::of(&descriptor(&self.stream)) else { return };
-        let now = self.shard.clock.now().monotonic;
-        let waited = info.since_data().min(now.saturating_sub(look.since));
-        self.shard.lateness.borrow_mut().note(now, look.flight, waited);
-        self.shard.metrics.flight_wait_seconds.observe(waited);
+    /// A flight has come for which the shard had nothing else to wait for: what it had to wait for was the shard.
+    fn note_lateness(&self, flight: Flight) {
+        let mut lateness = self.shard.lateness.borrow_mut();
+        if lateness.looks_at_flight()
+            && let Ok(info) = TcpInfo::of(&descriptor(&self.stream))
+        {
+            lateness.note(self.shard.clock.now().monotonic, flight, info.since_data());
+            self.shard.metrics.flight_wait_seconds.observe(info.since_data());
+        }
     }
 
     /// What it has to pass before it is received from, because crowds are.
