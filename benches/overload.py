@@ -42,7 +42,7 @@ def figures(report):
     return goodput, at[50.0], at[99.0], errors / SECONDS, max(report["generator_busy"])
 
 
-def bar(value, most, width=44):
+def bar(value, most, width):
     return "█" * round(width * value / most)
 
 

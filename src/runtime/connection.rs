@@ -279,10 +279,10 @@ impl Conversation {
 
     /// What it has to pass before it is received from, because crowds are.
     fn lane(&self) -> &Rc<Lane> {
-        match (self.connection.is_handshaking(), self.is_dribbling) {
-            (true, _) => &self.shard.handshakes,
-            (false, true) => &self.shard.dribbles,
-            (false, false) => &self.shard.flights,
+        match self.awaited_flight() {
+            Some(Flight::Handshake) => &self.shard.handshakes,
+            Some(Flight::Other) => &self.shard.flights,
+            None => &self.shard.dribbles,
         }
     }
 
