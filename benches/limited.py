@@ -49,7 +49,7 @@ class Group:
 
 
 class Server:
-    """A server with a shard on each of these cores, within a group, and the load generator on others."""
+    """A server with a shard on each of these cores, within a group if there is one, and the load generator on others."""
 
     def __init__(self, folder, group, cores, generator_cores, flags):
         self.generator_cores = generator_cores
@@ -65,18 +65,22 @@ class Server:
         command = ["taskset", "-c", cores, PROGRAMS / "onetrip", "serve", "--state-dir", state, "--listen", self.address]
         command += ["--hostname", "localhost", "--cores", cores, "--sync", "commit", "--deliver", "discard"]
         self.log = open(folder / "log", "wb")
-        self.process = subprocess.Popen([*command, *flags], stderr=self.log, preexec_fn=group.join)
+        self.process = subprocess.Popen([*command, *flags], stderr=self.log, preexec_fn=group and group.join)
         while b" ready " not in (folder / "log").read_bytes():
             if self.process.poll() is not None:
                 sys.exit(f"the server does not start: see {folder / 'log'}")
             time.sleep(0.02)
 
+    def command(self, scenario, *load):
+        """A run of the load generator, to be started."""
+        command = ["taskset", "-c", self.generator_cores, PROGRAMS / "onetrip-loadgen", "run", self.address, "--user", "load"]
+        command += ["--password-file", self.folder / "password", "--tls", "1.3", "--cores", self.generator_cores, "--size", "4k"]
+        return [*command, "--scenario", scenario, *load]
+
     def load(self, scenario, *load):
         """A run of the load generator; its report."""
         report = self.folder / "report.json"
-        command = ["taskset", "-c", self.generator_cores, PROGRAMS / "onetrip-loadgen", "run", self.address, "--user", "load"]
-        command += ["--password-file", self.folder / "password", "--tls", "1.3", "--cores", self.generator_cores, "--size", "4k"]
-        command += ["--scenario", scenario, "--server-pid", str(self.process.pid), "--json", report, *load]
+        command = self.command(scenario, "--server-pid", str(self.process.pid), "--json", report, *load)
         report.unlink(missing_ok=True)
         # It looks at the server first, which a server that is still late refuses; and it says by its exit code that clients were refused.
         for _ in range(20):

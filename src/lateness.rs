@@ -2,10 +2,11 @@
 //!
 //! A shard that is asked for more than it can do falls behind with everybody: each flight of each client waits until all the
 //! others have had their turn, and with each client that is let in the wait becomes longer. Nobody is refused, and nobody is
-//! served in time. So a shard that is late takes no more clients until it has caught up. As a client adds a little
-//! work to each round of the shard and not all of its work at once, the wait stays close to the bound by that alone: there
-//! is nothing to be predicted. A shard that was held up for a moment, or to which a crowd has come at once, catches up by itself;
-//! so it has to be late for a while.
+//! served in time. So a shard that is late turns clients away: with each step that it is later, half as many come in. To
+//! turn all away as soon as it is late would not do: it has as much to do as before until those inside are through, some seconds
+//! later, and then nothing at all, and so it would go on. This way there is one wait at which as many come in as go, and there it
+//! stays, however many ask. A shard that was held up for a moment, or to which a crowd has come at once, catches up by itself; so
+//! it has to be late for a while.
 //!
 //! What counts is how long bytes have waited since the kernel has received them, whoever was to blame. It
 //! decides who is turned away, and knows neither sockets nor what is said to them.
@@ -15,7 +16,7 @@ use std::time::Duration;
 /// How late one shard is with what its clients have sent.
 #[derive(Debug)]
 pub struct Lateness {
-    /// So late it may be; zero if nothing is too late.
+    /// So late it is when one in [eight](STEPS) is let in; zero if nothing is too late.
     bound: Duration,
     handshakes: Wait,
     others: Wait,
@@ -23,6 +24,8 @@ pub struct Lateness {
     since: Option<Duration>,
     /// When it was found late last, on the monotonic clock.
     latest: Duration,
+    /// How much of one more client is let in while it is late.
+    credit: f64,
     /// Flights that are not looked at before the next one is.
     unseen: u32,
     /// Clients that were turned away and not told of yet.
@@ -59,6 +62,7 @@ impl Lateness {
             others: Wait::default(),
             since: None,
             latest: Duration::ZERO,
+            credit: 0.0,
             unseen: 0,
             untold: 0,
             told: None,
@@ -87,21 +91,32 @@ impl Lateness {
         self.lateness(now, Duration::ZERO);
     }
 
-    /// A client has come `now`, on the monotonic clock, who has waited for so long to be let in: how late that is, if it is too
-    /// late to let it in.
+    /// A client has come `now`, on the monotonic clock, who has waited for so long to be let in: how late that is, if it is to be
+    /// turned away for it.
     pub fn turns_away(&mut self, now: Duration, waited: Duration) -> Option<Duration> {
         let lateness = self.lateness(now, waited)?;
-        let has_lasted = self.since.is_some_and(|since| now.saturating_sub(since) >= self.bound * PATIENCE_BOUNDS);
-        has_lasted.then_some(lateness)
+        if !self.since.is_some_and(|since| now.saturating_sub(since) >= self.bound * PATIENCE_BOUNDS) {
+            return None;
+        }
+        let steps = (lateness - self.tolerated()).div_duration_f64(self.bound / STEPS);
+        self.credit += 0.5_f64.powf(steps);
+        let comes_in = self.credit >= 1.0;
+        self.credit -= if comes_in { 1.0 } else { 0.0 };
+        (!comes_in).then_some(lateness)
     }
 
-    /// How late the shard is `now`, if that is too late, for a client too who has waited for so long.
+    /// A wait that is nobody's fault: up to there everybody is let in.
+    fn tolerated(&self) -> Duration {
+        self.bound / STEPS
+    }
+
+    /// How late the shard is `now`, if that is more than is tolerated, for a client too who has waited for so long.
     fn lateness(&mut self, now: Duration, waited: Duration) -> Option<Duration> {
         let lateness = self.handshakes.current(now).max(self.others.current(now)).max(waited);
         if now.saturating_sub(self.latest) > CALM {
             self.since = None;
         }
-        if self.bound.is_zero() || lateness <= self.bound {
+        if self.bound.is_zero() || lateness <= self.tolerated() {
             return None;
         }
         self.latest = now;
@@ -121,7 +136,7 @@ impl Lateness {
     }
 
     fn is_behind(&self) -> bool {
-        !self.bound.is_zero() && self.handshakes.mean.max(self.others.mean) > self.bound
+        !self.bound.is_zero() && self.handshakes.mean.max(self.others.mean) > self.tolerated()
     }
 }
 
@@ -145,8 +160,12 @@ const NOTE_LASTS_MIN: Duration = Duration::from_millis(50);
 /// A shard that has not been late for so long has caught up.
 const CALM: Duration = Duration::from_secs(1);
 
-/// A shard is late for a while when it was for so many times the bound.
-const PATIENCE_BOUNDS: u32 = 2;
+/// Up to the first of so many equal parts of the bound everybody is let in, and with each further one half as many are.
+const STEPS: u32 = 4;
+
+/// A shard is late for a while when it was for so many times the bound: half a second with the default, in which a thousand clients
+/// that come at once are through.
+const PATIENCE_BOUNDS: u32 = 5;
 
 /// How often the operator is told, while it lasts.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -157,7 +176,7 @@ mod tests {
 
     use super::{CALM, FLIGHTS_FOR_A_LOOK, Flight, Lateness, PATIENCE_BOUNDS, TELL_EVERY};
 
-    const BOUND: Duration = Duration::from_millis(500);
+    const BOUND: Duration = Duration::from_millis(100);
     const NOW: Duration = Duration::from_secs(100);
 
     /// A shard whose flights have all waited for so long, for a while.
@@ -169,66 +188,64 @@ mod tests {
         lateness
     }
 
+    fn let_in(lateness: &mut Lateness, waited: Duration) -> usize {
+        (0..1_024).filter(|_| lateness.turns_away(NOW, waited).is_none()).count()
+    }
+
+    #[test]
+    fn the_later_a_shard_is_the_fewer_it_lets_in() {
+        let quarters = |quarters: u32| let_in(&mut after(BOUND / 4 * quarters), Duration::ZERO);
+        assert_eq!([1, 2, 3, 4, 5].map(quarters), [1_024, 512, 256, 128, 64]);
+        assert_eq!(quarters(40), 0);
+    }
+
     #[test]
     fn a_shard_that_is_late_turns_clients_away_until_it_has_caught_up() {
         let mut lateness = after(BOUND * 2);
         let late = lateness.turns_away(NOW, Duration::ZERO).unwrap();
         assert!(late > BOUND && late <= BOUND * 2, "{late:?}");
-        let flights = (1..).find(|_| {
-            lateness.note(NOW, Flight::Other, Duration::ZERO);
-            lateness.turns_away(NOW, Duration::ZERO).is_none()
-        });
-        assert!(flights.unwrap() < 10);
-    }
-
-    #[test]
-    fn a_shard_that_is_on_time_lets_everybody_in() {
-        assert_eq!(after(BOUND).turns_away(NOW, BOUND), None);
-        assert_eq!(Lateness::new(BOUND).turns_away(NOW, Duration::ZERO), None);
+        (0..20).for_each(|_| lateness.note(NOW, Flight::Other, Duration::ZERO));
+        assert_eq!(let_in(&mut lateness, Duration::ZERO), 1_024);
     }
 
     #[test]
     fn a_shard_is_late_if_handshakes_are_though_all_others_are_served_at_once() {
         let mut lateness = after(BOUND * 2);
         (0..100).for_each(|_| lateness.note(NOW, Flight::Other, Duration::ZERO));
-        assert!(lateness.turns_away(NOW, Duration::ZERO).is_none());
+        assert_eq!(let_in(&mut lateness, Duration::ZERO), 1_024);
         (0..100).for_each(|_| lateness.note(NOW, Flight::Handshake, BOUND * 2));
-        assert!(lateness.turns_away(NOW, Duration::ZERO).is_some());
+        assert!(let_in(&mut lateness, Duration::ZERO) < 10);
     }
 
     #[test]
     fn one_flight_that_had_to_wait_says_little() {
         let mut lateness = after(Duration::ZERO);
-        lateness.note(NOW, Flight::Other, BOUND * 4);
-        assert_eq!(lateness.turns_away(NOW + BOUND * PATIENCE_BOUNDS, Duration::ZERO), None);
+        lateness.note(NOW, Flight::Other, BOUND * 2);
+        assert_eq!(lateness.turns_away(NOW, Duration::ZERO), None);
     }
 
     #[test]
     fn a_crowd_and_a_moment_in_which_nothing_was_done_turn_nobody_away() {
         let mut lateness = after(Duration::ZERO);
         (0..1_000).for_each(|_| lateness.note(NOW, Flight::Other, BOUND * 4));
-        assert_eq!(lateness.turns_away(NOW, BOUND * 4), None);
-        assert!(
-            lateness.turns_away(NOW + BOUND * PATIENCE_BOUNDS, BOUND * 4).is_some(),
-            "but to be late for a while does"
-        );
+        assert_eq!(let_in(&mut lateness, BOUND * 4), 1_024);
+        let later = NOW + BOUND * PATIENCE_BOUNDS;
+        assert!(lateness.turns_away(later, BOUND * 4).is_some(), "but to be late for a while does");
     }
 
     #[test]
     fn a_shard_that_is_late_again_at_once_is_not_given_another_while() {
         let mut lateness = after(BOUND * 2);
         (0..100).for_each(|_| lateness.note(NOW, Flight::Other, Duration::ZERO));
-        let waited = BOUND + Duration::from_millis(1);
-        assert_eq!(lateness.turns_away(NOW + CALM, waited), Some(waited));
-        assert_eq!(lateness.turns_away(NOW + CALM * 3, waited), None, "after a second without it is");
+        assert_eq!(lateness.turns_away(NOW + CALM, BOUND * 4), Some(BOUND * 4));
+        assert_eq!(lateness.turns_away(NOW + CALM * 3, BOUND * 4), None, "after a second without it is");
     }
 
     #[test]
     fn a_client_that_has_waited_too_long_to_be_let_in_is_turned_away_even_if_those_inside_do_not_wait() {
         let mut lateness = Lateness::new(BOUND);
-        let waited = BOUND + Duration::from_millis(1);
-        assert_eq!(lateness.turns_away(NOW, waited), None);
-        assert_eq!(lateness.turns_away(NOW + BOUND * PATIENCE_BOUNDS, waited), Some(waited));
+        assert_eq!(lateness.turns_away(NOW, BOUND * 4), None);
+        assert_eq!(lateness.turns_away(NOW + BOUND * PATIENCE_BOUNDS, BOUND * 4), Some(BOUND * 4));
         assert_eq!(lateness.turns_away(NOW + BOUND * PATIENCE_BOUNDS, Duration::ZERO), None);
     }
 

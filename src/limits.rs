@@ -82,9 +82,9 @@ pub const CONNECTIONS_MAX: u32 = 50_000;
 /// Default of `--connections-per-address-max`: open connections from one address, all shards together.
 pub const CONNECTIONS_PER_ADDRESS_MAX: u32 = 1_000;
 
-/// Default of `--lateness-max`: how late a shard may be before it turns new clients away. A plain session has nine flights, so
-/// that people still wait for seconds and not for minutes, and a few thousand clients that come at once are all served.
-pub const LATENESS_MAX: Duration = Duration::from_millis(250);
+/// Default of `--lateness-max`: how late a shard may be with what its clients have sent. A plain session has nine flights, so that
+/// people wait for a second at most; and the less is under way at once, the less each costs.
+pub const LATENESS_MAX: Duration = Duration::from_millis(100);
 
 /// Default of `--idle-timeout`: how long a client may be silent (RFC 5321 §4.5.3.2.7: five minutes).
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);

@@ -60,6 +60,11 @@ impl TcpInfo {
         Duration::from_millis(self.number(SINCE_PACKET_AT).into())
     }
 
+    /// Has any data come, taken from the kernel or not (`tcpi_bytes_received`)?
+    pub(crate) fn has_received(&self) -> bool {
+        self.fields[BYTES_RECEIVED_AT..BYTES_RECEIVED_AT + 8].iter().any(|byte| *byte != 0)
+    }
+
     fn number(&self, at: usize) -> u32 {
         let field = &self.fields[at..at + 4];
         u32::from_ne_bytes([field[0], field[1], field[2], field[3]])
@@ -71,7 +76,8 @@ const OPTIONS_AT: usize = 5;
 const SEGMENT_BYTES_AT: usize = 16;
 const SINCE_DATA_AT: usize = 52;
 const SINCE_PACKET_AT: usize = 56;
-const FIELDS_BYTES: usize = 60;
+const BYTES_RECEIVED_AT: usize = 128;
+const FIELDS_BYTES: usize = 136;
 
 #[cfg(test)]
 mod tests {
@@ -93,8 +99,10 @@ mod tests {
         }
         let info = TcpInfo::of(&server).unwrap();
         assert!(info.segment_bytes() >= 536, "{}", info.segment_bytes());
+        assert!(info.has_received());
         assert!(info.since_packet() >= long && info.since_packet() < Duration::from_secs(60));
         let said_nothing = TcpInfo::of(&client).unwrap();
+        assert!(!said_nothing.has_received());
         assert!(said_nothing.since_packet() >= long, "the server has acknowledged and said no more");
     }
 

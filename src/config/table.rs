@@ -306,8 +306,9 @@ settings! {
         "connections-per-address-max" "N"
         connections_per_address_max: u32 = limits::CONNECTIONS_PER_ADDRESS_MAX, Number(1, COUNT_MAX);
 
-        /// How late a shard may be with what its clients have sent. If it is later for twice as long, more is asked of it
-        /// than it can do: it turns new clients away with 421 until it has caught up. 0 turns nobody away.
+        /// How late a shard may be with what its clients have sent. One that is later than a quarter of that, for five times as
+        /// long as that, is asked for more than it can do: it turns some new clients away with 421, and seven in eight when
+        /// it is as late as that. 0 turns nobody away.
         "lateness-max" "MS"
         lateness_max: Duration = limits::LATENESS_MAX, milliseconds(0, 60_000);
 

@@ -111,7 +111,8 @@ async fn accept(shard: Rc<Shard>, listener: Listener, closing: Rc<Closing>) {
         // Whoever comes meanwhile may come faster than that, and is not to hold up the end.
         for _ in 0..limits::TURNED_AWAY_PER_ROUND {
             let Ok((stream, _)) = socket.accept() else { break };
-            say_no(&shard, &stream, endpoint, reply::SHUTTING_DOWN);
+            say_no(&stream, endpoint, reply::SHUTTING_DOWN);
+            take_what_was_said(&shard, &stream);
         }
         // The ring may hold the socket for a moment after it is closed here, and nobody is to wait there.
         let _ = socket.shutdown(Shutdown::Read);
@@ -147,8 +148,16 @@ fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint
         return Answer::GoAway;
     };
     let now = shard.clock.now();
-    if let Some(lateness) = too_late(shard, &stream, now) {
-        return turn_away(shard, &stream, endpoint, now, lateness);
+    let info = TcpInfo::of(&stream).ok();
+    let waited = info.as_ref().map(TcpInfo::since_packet).unwrap_or_default();
+    let lateness = shard.lateness.borrow_mut().turns_away(now.monotonic, waited);
+    if let Some(lateness) = lateness {
+        turn_away(shard, &stream, endpoint, now, lateness);
+        // Most have said nothing yet, and a receive that finds nothing costs as much as the accept.
+        if info.is_none_or(|info| info.has_received()) {
+            take_what_was_said(shard, &stream);
+        }
+        return Answer::ComeLater;
     }
     if shard.connections.len() >= shard.connections_max as usize {
         return refuse(shard, &stream, endpoint, client, Bound::Connections);
@@ -175,24 +184,13 @@ fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint
     Answer::ComeIn
 }
 
-/// How late the shard is, with those inside or with letting this one in, if that is too late to let it in.
-fn too_late(shard: &Shard, stream: &Socket, now: Now) -> Option<Duration> {
-    let mut lateness = shard.lateness.borrow_mut();
-    // Those inside are late anyway: then there is no need to ask.
-    lateness.turns_away(now.monotonic, Duration::ZERO).or_else(|| {
-        let waited = TcpInfo::of(stream).map(|info| info.since_packet()).unwrap_or_default();
-        lateness.turns_away(now.monotonic, waited)
-    })
-}
-
 /// Refuses a client because the shard is late, and does no more for that than has to be done.
-fn turn_away(shard: &Shard, stream: &Socket, endpoint: Endpoint, now: Now, lateness: Duration) -> Answer {
-    say_no(shard, stream, endpoint, reply::TOO_BUSY);
+fn turn_away(shard: &Shard, stream: &Socket, endpoint: Endpoint, now: Now, lateness: Duration) {
+    say_no(stream, endpoint, reply::TOO_BUSY);
     shard.metrics.connections_refused.count(Bound::Lateness);
     if let Some(turned_away) = shard.lateness.borrow_mut().count(now.monotonic) {
         shard.report(ShardLate { shard: shard.number, lateness, turned_away });
     }
-    Answer::ComeLater
 }
 
 /// The address that the client connected to; a system call only where the listener does not tell.
@@ -210,20 +208,25 @@ fn refuse(shard: &Shard, stream: &Socket, endpoint: Endpoint, client: SocketAddr
         Bound::ConnectionsPerAddress => reply::TOO_MANY_FROM_ADDRESS,
         Bound::Lateness => reply::TOO_BUSY,
     };
-    say_no(shard, stream, endpoint, reply);
+    say_no(stream, endpoint, reply);
+    take_what_was_said(shard, stream);
     shard.report(ConnectionRefused { shard: shard.number, client, bound });
     Answer::GoAway
 }
 
 /// Says no, cheaply: a send that does not wait, and the end, which comes with the socket's. Inside TLS there is nobody to say it to
-/// yet. What the client has said already is taken: closing a socket with unread bytes resets the connection, and the refusal
-/// may be lost with it.
-fn say_no(shard: &Shard, stream: &Socket, endpoint: Endpoint, reply: Reply) {
+/// yet.
+fn say_no(stream: &Socket, endpoint: Endpoint, reply: Reply) {
     if endpoint.opening == Opening::Clear {
         // There is more to come, the end, and both go in one packet.
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
         let _ = stream.send_with_flags(reply.bytes(), flags);
     }
+}
+
+/// Takes what a client has said that is refused: closing a socket with unread bytes resets the connection, and the refusal may be lost
+/// with it.
+fn take_what_was_said(shard: &Shard, stream: &Socket) {
     let _ = recv(stream, &mut **shard.receive_buffer.borrow_mut(), RecvFlags::DONTWAIT);
 }
 

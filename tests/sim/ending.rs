@@ -29,6 +29,8 @@ pub enum Order {
 pub struct Stopping {
     order: Order,
     since_us: u64,
+    /// It was told again: it waits for nobody any more.
+    is_hurried: bool,
 }
 
 /// How far a shard has come.
@@ -56,7 +58,7 @@ impl World {
             return;
         };
         self.seen.drains += 1;
-        process.stopping = Some(Stopping { order, since_us: self.now_us });
+        process.stopping = Some(Stopping { order, since_us: self.now_us, is_hurried: false });
         process.shards.iter_mut().for_each(|shard| shard.ending = Ending::Settling { until_us });
         self.doors_are_kept = order == Order::HandOver || self.plan.keeper == Keeper::Manager;
         self.look_again(until_us);
@@ -66,6 +68,21 @@ impl World {
         for name in told.map(|(name, _)| *name).collect::<Vec<_>>() {
             self.interrupt(name);
         }
+    }
+
+    /// The server is told a second time, if it was told already.
+    pub fn hurry(&mut self) {
+        let now_us = self.now_us;
+        let Some(process) = &mut self.process else { return };
+        let Some(stopping) = process.stopping.as_mut().filter(|stopping| !stopping.is_hurried) else { return };
+        self.seen.hurried += 1;
+        stopping.is_hurried = true;
+        for shard in &mut process.shards {
+            if let Ending::Settling { until_us } = &mut shard.ending {
+                *until_us = now_us;
+            }
+        }
+        self.look_again(now_us);
     }
 
     fn look_again(&mut self, at_us: u64) {
@@ -152,7 +169,7 @@ impl World {
     /// The state directory is free. What is left are handshakes, and they are given a moment.
     fn end_process(&mut self) {
         let process = self.process.take().expect("it stops");
-        let Stopping { order, .. } = process.stopping.expect("it stops");
+        let Stopping { order, is_hurried, .. } = process.stopping.expect("it stops");
         self.stopped_well = process.shards.iter().all(Shard::is_written);
         for (number, shard) in process.shards.into_iter().enumerate() {
             self.sink.settled.extend(&shard.settled);
@@ -169,7 +186,8 @@ impl World {
             self.conversations.remove(&name);
             self.hang_up(name, End::Client);
         }
-        self.events.push(now_us + micros(FAREWELL), Event::Farewell { life });
+        let farewell_us = if is_hurried { 0 } else { micros(FAREWELL) };
+        self.events.push(now_us + farewell_us, Event::Farewell { life });
         match order {
             Order::HandOver => self.restart_after(1_000, 50_000),
             Order::Drain => self.restart_after(1_000, 15_000_000),

@@ -21,6 +21,7 @@
 //!   there or not there. Clients hear of it, or do not. After a while it starts from what its disks have, all shards at once;
 //!   it knows no TLS session any more. The start may crash too, at any change that it makes to a disk.
 //! * The server is told to stop, at any event: it ends in good order, and another one starts from the same disks, at once or later.
+//!   While it stops it may be told again: then it waits for nobody.
 //!   Whoever connects meanwhile is turned away, or waits for the next one, which has the sockets from this one or from whoever
 //!   keeps them.
 //! * A start has more shards than the last one, or fewer.
@@ -120,6 +121,7 @@ fn what_is_acknowledged_arrives_once_and_unaltered_whatever_happens() {
         seen.rambled,
         seen.drains,
         seen.cut,
+        seen.hurried,
         seen.handshakes_left,
         seen.waited_outside,
         seen.turned_away,

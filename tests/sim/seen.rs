@@ -23,6 +23,8 @@ pub struct Seen {
     /// Orders to stop, and connections that were cut because the server could wait no longer.
     pub drains: u64,
     pub cut: u64,
+    /// Orders to stop at once, while it stopped.
+    pub hurried: u64,
     /// Handshakes that went on when the next server could start.
     pub handshakes_left: u64,
     /// Connections that waited for the next server, and that were turned away instead.
@@ -65,6 +67,7 @@ impl Seen {
             (&mut self.rambled, other.rambled),
             (&mut self.drains, other.drains),
             (&mut self.cut, other.cut),
+            (&mut self.hurried, other.hurried),
             (&mut self.handshakes_left, other.handshakes_left),
             (&mut self.waited_outside, other.waited_outside),
             (&mut self.turned_away, other.turned_away),

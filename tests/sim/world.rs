@@ -271,6 +271,7 @@ impl World {
             self.check();
             self.maybe_crash();
             self.maybe_stop();
+            self.maybe_hurry();
         }
         self.check_end();
         self.sink.judge(&self.letters, &self.plan);
@@ -391,6 +392,14 @@ impl World {
         self.stop(order);
     }
 
+    /// Whoever runs the server may lose patience while it stops.
+    fn maybe_hurry(&mut self) {
+        let stops = self.process.as_ref().is_some_and(|process| process.stopping.is_some());
+        if stops && self.chance.one_in(HURRY_EVENTS) {
+            self.hurry();
+        }
+    }
+
     fn check_end(&self) {
         assert!(self.submitters.iter().all(|submitter| !submitter.is_connected()), "a client is still connected");
         assert!(self.ramblers.values().all(Option::is_none), "a rambler is still connected");
@@ -406,6 +415,9 @@ const NEAR_EVENTS: u64 = 60;
 
 /// While somebody is in the middle of something, the server is told to stop at one event of so many.
 const DELICATE_EVENTS: u64 = 100;
+
+/// While the server stops, it is told so again at one event of so many.
+const HURRY_EVENTS: u64 = 200;
 
 /// More than any run needs.
 const EVENTS_MAX: u64 = 300_000;

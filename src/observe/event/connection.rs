@@ -168,8 +168,8 @@ impl Describe for ConnectionRefused {
     }
 }
 
-/// A shard is late with what its clients have sent, and turns new ones away until it has caught up. Told when it begins, and every
-/// ten seconds while it lasts.
+/// A shard is late with what its clients have sent, and turns some new ones away until it has caught up. Told when it begins, and
+/// every ten seconds while it lasts.
 ///
 /// More is asked of it than it can do. Give the server more cores, or another server its share. `--lateness-max` says how late is
 /// too late. If the processor is not busy, something else holds the shard up.
