@@ -6,11 +6,10 @@
 //! ```
 //!
 //! A start may be interrupted anywhere, and the next one may have any number of shards. So nothing is removed before its copy is
-//! on stable storage, and what was left in two logs is taken out of one of them.
+//! on stable storage, and what was left in two logs is taken out of one of them. A message and its progress are two records, in
+//! two batches: a copy that was interrupted may have the one without the other, and then learns it from the message it was made of.
 //!
 //! It waits for nothing by itself: a [`Segments`] is the disk.
-
-use std::collections::HashSet;
 
 use super::frame::{self, SegmentHeader};
 use super::log::{Address, Log, Note, Refusal, Write};
@@ -89,7 +88,8 @@ impl From<Token<'_>> for FoundToken {
     }
 }
 
-/// A move between logs that was interrupted leaves a message in two of them: it stays in the first.
+/// A move between logs that was interrupted leaves a message in two of them: it stays in the first, with the progress that either
+/// knows.
 ///
 /// # Errors
 /// A log cannot be written.
@@ -98,9 +98,53 @@ pub fn drop_doubles<S: Segments>(now: Now, logs: &mut [RestingLog<S>]) -> Result
         let (before, rest) = logs.split_at_mut(at);
         let is_double = |id: &MessageId| before.iter().any(|other| other.log.contains(*id));
         let doubles: Vec<_> = rest[0].log.messages().filter(is_double).collect();
+        complete(now, before, doubles.iter().filter_map(|id| rest[0].progress(*id)))?;
         rest[0].forget(now, &doubles)?;
     }
     Ok(())
+}
+
+/// Takes over what a log without a shard has: its messages with their progress into the log `target`, but for those that an
+/// interrupted move has left in one of the logs already, and its tokens. All of it is on stable storage when this returns.
+///
+/// # Errors
+/// The log cannot be read, or one of the others cannot be written.
+pub fn take_over<S: Segments>(
+    now: Now,
+    logs: &mut [RestingLog<S>],
+    target: usize,
+    from: &RestingLog<S>,
+    tokens: &[FoundToken],
+) -> Result<(), S::Fault> {
+    let mut found = Vec::new();
+    from.visit(&mut |head, progress| found.push((head.id, progress)))?;
+    let (doubles, new): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(id, _)| logs.iter().any(|other| other.log.contains(*id)));
+    complete(now, logs, doubles.into_iter().filter_map(|(_, progress)| progress))?;
+    for (id, progress) in new {
+        logs[target].adopt(now, from, id, progress)?;
+    }
+    for FoundToken { id, user, token } in tokens {
+        if !logs[target].log.contains(*id) {
+            logs[target].log.adopt_token(now, Token { id: *id, user, token });
+        }
+    }
+    logs[target].settle(now)
+}
+
+/// Notes how far these messages have come, where the copy among `logs` does not know.
+fn complete<S: Segments>(
+    now: Now,
+    logs: &mut [RestingLog<S>],
+    doubles: impl Iterator<Item = Progress>,
+) -> Result<(), S::Fault> {
+    for progress in doubles {
+        let knows_nothing = |log: &Log| log.locate(progress.message).is_some_and(|copy| copy.progress.is_none());
+        if let Some(copy) = logs.iter_mut().find(|other| knows_nothing(&other.log)) {
+            copy.log.note(now, &Note::Progress(progress), None);
+        }
+    }
+    logs.iter_mut().try_for_each(|other| other.settle(now))
 }
 
 impl<S: Segments> RestingLog<S> {
@@ -124,31 +168,6 @@ impl<S: Segments> RestingLog<S> {
         for id in messages {
             if self.log.contains(*id) {
                 self.log.note(now, &Note::Done(*id), None);
-            }
-        }
-        self.settle(now)
-    }
-
-    /// Takes over what another log has: its messages with their progress, but for those that are `known` to be elsewhere, and
-    /// its tokens. All of it is on stable storage when this returns.
-    ///
-    /// # Errors
-    /// The other log cannot be read, or this one cannot be written.
-    pub fn take_over(
-        &mut self,
-        now: Now,
-        from: &Self,
-        known: &HashSet<MessageId>,
-        tokens: &[FoundToken],
-    ) -> Result<(), S::Fault> {
-        let mut found = Vec::new();
-        from.visit(&mut |head, progress| found.push((head.id, progress)))?;
-        for (id, progress) in found.into_iter().filter(|(id, _)| !known.contains(id)) {
-            self.adopt(now, from, id, progress)?;
-        }
-        for FoundToken { id, user, token } in tokens {
-            if !self.log.contains(*id) {
-                self.log.adopt_token(now, Token { id: *id, user, token });
             }
         }
         self.settle(now)
@@ -250,12 +269,12 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
 
-    use super::{RestingLog, Segments};
+    use super::{RestingLog, Segments, drop_doubles, take_over};
     use crate::spool::Place;
     use crate::spool::frame::SegmentHeader;
-    use crate::spool::log::{Refusal, Write};
+    use crate::spool::log::{Note, Refusal, Write};
     use crate::spool::tests::disk::Disk;
-    use crate::spool::tests::{SETTINGS, simple};
+    use crate::spool::tests::{SETTINGS, progress_of, simple};
     use crate::time::Now;
 
     const NOW: Now = Now::simulated_ms(10_000);
@@ -313,19 +332,49 @@ mod tests {
     }
 
     fn join(to: &mut RestingLog<Failing>, from: &mut RestingLog<Failing>) -> Result<(), ()> {
-        let known = to.log.messages().collect();
-        to.take_over(NOW, from, &known, &[])?;
+        take_over(NOW, std::slice::from_mut(to), 0, from, &[])?;
         from.remove_all(NOW)
     }
 
-    /// Messages of three parts each, of which some lie in two segments.
+    /// Messages of some parts each, of which some lie in two segments, and some in another batch than their progress.
     fn full() -> Disk {
         let mut log = open(Disk::default(), &Rc::new(Cell::new(u32::MAX)));
         for number in 0..20 {
-            log.log.append_message(NOW, &simple(number, 10_000), 0).unwrap();
+            let message = simple(number, 5_000 + 700 * number as usize);
+            log.log.append_message(NOW, &message, 0).unwrap();
+            log.log.note(NOW, &Note::Progress(progress_of(message.id, 3)), None);
         }
         log.settle(NOW).unwrap();
         log.segments.disk
+    }
+
+    fn assert_knows_all(logs: &[RestingLog<Failing>], changes: u32) {
+        let mut count = 0;
+        for log in logs {
+            log.visit(&mut |head, progress| {
+                count += 1;
+                assert_eq!(progress, Some(progress_of(head.id, 3)), "after {changes} changes");
+            })
+            .unwrap();
+        }
+        assert_eq!(count, 20, "after {changes} changes");
+    }
+
+    #[test]
+    fn what_an_interrupted_move_has_left_in_two_logs_that_go_on_is_in_one_of_them_with_its_progress() {
+        let before = full();
+        for changes in 0.. {
+            let left = Rc::new(Cell::new(changes));
+            let (mut to, mut from) = (open(Disk::default(), &left), open(before.clone(), &left));
+            let joined = join(&mut to, &mut from);
+            left.set(u32::MAX);
+            let mut logs = [open(to.segments.disk, &left), open(from.segments.disk, &left)];
+            drop_doubles(NOW, &mut logs).unwrap();
+            assert_knows_all(&logs, changes);
+            if joined.is_ok() {
+                return;
+            }
+        }
     }
 
     #[test]
@@ -339,7 +388,7 @@ mod tests {
             left.set(u32::MAX);
             let (mut to, mut from) = (open(to.segments.disk, &left), open(from.segments.disk, &left));
             join(&mut to, &mut from).unwrap();
-            assert_eq!(to.log.message_count(), 20, "after {changes} changes");
+            assert_knows_all(std::slice::from_ref(&to), changes);
             assert!(from.segments.disk.0.is_empty());
             if joined.is_ok() {
                 assert!(changes > 5, "it was interrupted everywhere");

@@ -412,7 +412,7 @@ fn a_message_that_came_in_pieces_is_one_message_and_one_given_up_is_none() {
 
 // ── Everything at once ──────────────────────────────────────────────────────────────────────────────────────────────
 
-fn progress_of(message: MessageId, attempts: u32) -> Progress {
+pub(super) fn progress_of(message: MessageId, attempts: u32) -> Progress {
     Progress {
         message,
         recipients: vec![RecipientState::Waiting],

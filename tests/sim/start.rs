@@ -2,7 +2,7 @@
 //! `src/runtime/serve.rs` have it. A crash may end it at any change that it makes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use onetrip::relay::queue::Arrival;
@@ -11,7 +11,7 @@ use onetrip::spool::frame::SegmentHeader;
 use onetrip::spool::log::{Refusal, Write};
 use onetrip::spool::once::{StoredToken, settle_repeats};
 use onetrip::spool::record::Token;
-use onetrip::spool::resting::{FoundToken, RestingLog, Segments, drop_doubles};
+use onetrip::spool::resting::{FoundToken, RestingLog, Segments, drop_doubles, take_over};
 
 use crate::chance::Chance;
 use crate::disk::Disk;
@@ -186,8 +186,7 @@ impl Opening<'_> {
             on_token(token);
             tokens.push(token.into());
         });
-        let known: HashSet<_> = logs.iter().flat_map(|resting| resting.log.messages()).collect();
-        logs[target].take_over(self.world.now(), &from, &known, &tokens)?;
+        take_over(self.world.now(), logs, target, &from, &tokens)?;
         let count = from.log.message_count();
         from.remove_all(self.world.now())?;
         self.disks.borrow_mut().remove(&number);

@@ -3,7 +3,6 @@
 //!
 //! It runs on the first thread, before anybody is served, and waits for the disk.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -23,7 +22,7 @@ use crate::spool::Progress;
 use crate::spool::log::LogSettings;
 use crate::spool::record::Token;
 use crate::spool::recovery::{Damage, Recovery, committed_before};
-use crate::spool::resting::{FoundToken, RestingLog, drop_doubles};
+use crate::spool::resting::{FoundToken, RestingLog, drop_doubles, take_over};
 use crate::time::Now;
 
 /// What the spool is opened with.
@@ -202,8 +201,7 @@ impl Opening<'_> {
             on_token(token);
             tokens.push(token.into());
         })?;
-        let known: HashSet<_> = logs.iter().flat_map(|opened| opened.log.messages()).collect();
-        logs[target].take_over(self.now, &from, &known, &tokens)?;
+        take_over(self.now, logs, target, &from, &tokens)?;
         from.remove_all(self.now)?;
         from.segments.remove_directory()?;
         sync_directory(&self.settings.path)
