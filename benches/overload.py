@@ -6,8 +6,8 @@
 One core cannot ask for twice what another can do: a client costs more than its server. So the server gets a share of its core
 (SHARE, 0.3), by a control group of its own, and the load generator has the other core. In rounds, for each scenario: what the
 server can do (a closed loop of 64 clients), an open loop of a multiple of that, and what it can do again, because a machine is
-not as fast at all times: the mean of both is the peak that the open loop is held against. Each with the bound on lateness that is
-the default and without it. Medians of the rounds count. Needs root, taskset, and `cargo build --release --workspace`.
+not as fast at all times: the mean of both is the peak that the open loop is held against. Each with the bounds on lateness of BOUNDS in
+ms: the default, and none. Medians of the rounds count. Needs root, taskset, and `cargo build --release --workspace`.
 """
 
 import os
@@ -21,7 +21,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = int(os.environ.get("SECONDS", "12"))
 # Not of those who return with a ticket: one that is refused has spent it, and a full handshake comes next time.
 SCENARIOS = os.environ.get("SCENARIOS", "esmtp full").split()
-WAYS = os.environ.get("WAYS", "with without").split()
+BOUNDS = [int(bound) for bound in os.environ.get("BOUNDS", "100 0").split()]
 FACTORS = [float(factor) for factor in os.environ.get("FACTORS", "0.8 1.2 2 3").split()]
 # The beginning of a run, in which nobody waits yet, is left out of what a second brings.
 SETTLING_S = 3
@@ -50,23 +50,22 @@ def bar(value, most, width):
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    flags = {"with": [], "without": ["--lateness-max", "0"]}
-    ways = {way: flags[way] for way in WAYS}
-    print(f"{' '.join(sys.argv)}  SHARE={SHARE} ROUNDS={ROUNDS} SECONDS={SECONDS}")
+    print(f"{' '.join(sys.argv)}  SHARE={SHARE} ROUNDS={ROUNDS} SECONDS={SECONDS} FACTORS={FACTORS} BOUNDS={BOUNDS}")
     directory = begin(sys.argv[1])
     group = Group("overload", SHARE)
     try:
         for scenario in SCENARIOS:
-            measure(scenario, directory, ways, group)
+            measure(scenario, directory, group)
     finally:
         group.remove()
 
 
-def measure(scenario, directory, ways, group):
+def measure(scenario, directory, group):
     can, found = [], {}
     for turn in range(ROUNDS):
-        for way, flags in ways.items():
-            server = Server(directory / f"{scenario}-{turn}-{way}", group, "0", "1", flags)
+        for bound in BOUNDS:
+            flags = ["--lateness-max", str(bound)]
+            server = Server(directory / f"{scenario}-{turn}-{bound}", group, "0", "1", flags)
             server.load(scenario, "--connections", "16", "--count", "500")
             before = capacity(server, scenario)
             can.append(before)
@@ -74,22 +73,22 @@ def measure(scenario, directory, ways, group):
                 report = server.load(scenario, "--rate", f"{factor * before:.0f}", "--duration", str(SECONDS))
                 after = capacity(server, scenario)
                 goodput, *others = figures(report)
-                found.setdefault((way, factor), []).append((goodput / ((before + after) / 2), goodput, *others))
+                found.setdefault((bound, factor), []).append((goodput / ((before + after) / 2), goodput, *others))
                 can.append(before := after)
             server.stop()
     print(f"\n{scenario}: {statistics.median(can):.0f} messages/s in a closed loop (from {min(can):.0f} to {max(can):.0f})")
-    head = f"{'asked':>7}  {'bound':<8}{'messages/s':>11}{'of peak':>9}{'p50 ms':>9}{'p99 ms':>9}{'refused/s':>11}{'generator':>11}  each round"
+    head = f"{'asked':>7}  {'bound':>6}{'messages/s':>11}{'of peak':>9}{'p50 ms':>9}{'p99 ms':>9}{'refused/s':>11}{'generator':>11}  each round"
     print(head)
-    found = sorted(found.items())
-    for (way, factor), samples in found:
+    found = sorted(found.items(), reverse=True)
+    for (bound, factor), samples in found:
         of_peak, goodput, p50, p99, refused, busy = medians(samples)
         spread = " ".join(f"{sample[0]:.0%}" for sample in samples)
-        print(f"{factor:>6.1f}x  {way:<8}{goodput:>11.0f}{of_peak:>9.0%}{p50:>9.0f}{p99:>9.0f}{refused:>11.0f}{busy:>11.0%}  {spread}")
+        print(f"{factor:>6.1f}x  {bound:>6}{goodput:>11.0f}{of_peak:>9.0%}{p50:>9.0f}{p99:>9.0f}{refused:>11.0f}{busy:>11.0%}  {spread}")
     print("\nmessages/s, of the peak                       99th percentile of the time to the final reply, ms")
     slowest = max(medians(samples)[3] for _, samples in found)
-    for (way, factor), samples in found:
+    for (bound, factor), samples in found:
         of_peak, _, _, p99, _, _ = medians(samples)
-        print(f"{way:>8} {factor:.1f}x {bar(of_peak, 1.1, 30):<31}{of_peak:>5.0%}  {bar(p99, slowest, 30):<31}{p99:.0f}")
+        print(f"{bound or 'none':>8} {factor:.1f}x {bar(of_peak, 1.1, 30):<31}{of_peak:>5.0%}  {bar(p99, slowest, 30):<31}{p99:.0f}")
 
 
 def medians(samples):
