@@ -95,7 +95,8 @@ impl Lateness {
     /// turned away for it.
     pub fn turns_away(&mut self, now: Duration, waited: Duration) -> Option<Duration> {
         let lateness = self.lateness(now, waited)?;
-        if !self.since.is_some_and(|since| now.saturating_sub(since) >= self.bound * PATIENCE_BOUNDS) {
+        let has_lasted = self.since.is_some_and(|since| now.saturating_sub(since) >= self.bound * PATIENCE_BOUNDS);
+        if !has_lasted {
             return None;
         }
         let steps = (lateness - self.tolerated()).div_duration_f64(self.bound / STEPS);

@@ -280,6 +280,10 @@ pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 4 << 20;
 /// Longest value of one field of a log line in bytes: the longest path fits, and what fills disks does not.
 pub const LOG_VALUE_BYTES_MAX: usize = 512;
 
+/// How long the log writer rests when it has written all that waited: whoever has a line meanwhile need not wake it, and it is
+/// written with the others. A reader of the log does not notice.
+pub const LOG_REST: Duration = Duration::from_millis(5);
+
 /// Log lines are written together until they reach this many bytes: one system call then serves many of them.
 pub const LOG_BATCH_BYTES_MAX: usize = 65_536;
 

@@ -81,9 +81,19 @@ impl LogWriter {
         level: Severity,
         metrics: Arc<Metrics>,
     ) -> io::Result<(Log, Self)> {
+        Self::start_resting(limits::LOG_REST, sink, format, level, metrics)
+    }
+
+    fn start_resting(
+        rest: Duration,
+        sink: impl Write + Send + 'static,
+        format: LogFormat,
+        level: Severity,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<(Log, Self)> {
         let (done, finished) = flume::bounded(1);
         let shared = Arc::new(Shared::default());
-        let mut batcher = Batcher::new(format, metrics, Queues::new(Arc::clone(&shared)));
+        let mut batcher = Batcher::new(rest, format, metrics, Queues::new(Arc::clone(&shared)));
         let started = thread::Builder::new().name("onetrip-log".to_owned()).spawn(move || {
             batcher.run(sink);
             // Nobody waits for it when the stop timed out.
@@ -129,6 +139,8 @@ impl std::error::Error for LogNotFlushed {}
 
 /// Gathers lines and writes them together.
 struct Batcher {
+    /// How long it rests when it has written all that waited.
+    rest: Duration,
     format: LogFormat,
     metrics: Arc<Metrics>,
     queues: Queues,
@@ -139,9 +151,18 @@ struct Batcher {
     batch: Vec<u8>,
 }
 
+/// What a batch has taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    /// How many lines waited.
+    lines: u64,
+    /// More may wait.
+    is_full: bool,
+}
+
 impl Batcher {
-    fn new(format: LogFormat, metrics: Arc<Metrics>, queues: Queues) -> Self {
-        Self { format, metrics, queues, untold: 0, latest_unix: Duration::ZERO, batch: Vec::new() }
+    fn new(rest: Duration, format: LogFormat, metrics: Arc<Metrics>, queues: Queues) -> Self {
+        Self { rest, format, metrics, queues, untold: 0, latest_unix: Duration::ZERO, batch: Vec::new() }
     }
 
     fn run(&mut self, mut sink: impl Write) {
@@ -149,19 +170,21 @@ impl Batcher {
             // Noticed before the queues are looked at: what was handed over before the end is in them by then.
             let is_over = self.queues.notice();
             match self.write_batch(&mut sink) {
-                0 if is_over => return,
-                0 => self.queues.sleep_unless_lines_wait(),
-                _ => {}
+                Written { lines: 0, .. } if is_over => return,
+                Written { lines: 0, .. } => self.queues.sleep_unless_lines_wait(),
+                Written { is_full: false, .. } if !is_over => thread::sleep(self.rest),
+                Written { .. } => {}
             }
         }
     }
 
-    /// Writes what waits, as much as a batch takes. Returns how many lines waited.
-    fn write_batch(&mut self, sink: &mut impl Write) -> u64 {
+    /// Writes what waits, as much as a batch takes.
+    fn write_batch(&mut self, sink: &mut impl Write) -> Written {
         let lines = self.gather();
         if lines == 0 {
-            return 0;
+            return Written::default();
         }
+        let is_full = self.batch.len() >= limits::LOG_BATCH_BYTES_MAX;
         self.lose(self.queues.take_dropped());
         self.tell_of_lost_lines();
         match sink.write_all(&self.batch).and_then(|()| sink.flush()) {
@@ -169,7 +192,7 @@ impl Batcher {
             Err(_) => self.lose(lines),
         }
         self.batch.clear();
-        lines
+        Written { lines, is_full }
     }
 
     /// Renders what waits, until the batch is full or nothing waits; returns how many lines.
@@ -210,7 +233,7 @@ mod tests {
     use flume::{Receiver, Sender};
 
     use super::queues::{Queues, Shared, WriterThread};
-    use super::{Batcher, Log, LogNotFlushed, LogWriter};
+    use super::{Batcher, Log, LogNotFlushed, LogWriter, Written};
     use crate::{
         limits,
         observe::{
@@ -282,7 +305,7 @@ mod tests {
     fn unstarted() -> (Log, Batcher) {
         let shared = Arc::new(Shared::default());
         let thread = WriterThread::new(Arc::clone(&shared), thread::current());
-        let mut batcher = Batcher::new(LogFormat::Text, metrics(), Queues::new(shared));
+        let mut batcher = Batcher::new(Duration::ZERO, LogFormat::Text, metrics(), Queues::new(shared));
         let log = Log { level: Severity::Info, queue: thread.open_queue() };
         batcher.queues.notice();
         (log, batcher)
@@ -356,22 +379,44 @@ mod tests {
         let (log, mut batcher) = unstarted();
         (0..5_000).for_each(|number| log.event(Now::simulated_ms(0), event(number)));
         let mut written = Vec::new();
-        let first = batcher.write_batch(&mut written);
+        let Written { lines: first, is_full } = batcher.write_batch(&mut written);
+        assert!(is_full, "the writer does not rest while lines wait");
         assert!((limits::LOG_BATCH_BYTES_MAX..limits::LOG_BATCH_BYTES_MAX + 100).contains(&written.len()));
         let mut lines = first;
         while lines < 5_000 {
-            lines += batcher.write_batch(&mut written);
+            lines += batcher.write_batch(&mut written).lines;
         }
         assert!(first < 5_000 && lines == 5_000, "{first} of {lines}");
+    }
+
+    #[test]
+    fn lines_that_come_while_the_writer_rests_are_written_together() {
+        let ((entered, was_entered), (release, go_on)) = (flume::unbounded(), flume::bounded(0));
+        drop(release);
+        let sink = Sink { gates: Some((entered, go_on)), ..Sink::default() };
+        let rest = Duration::from_secs(1);
+        let (log, writer) =
+            LogWriter::start_resting(rest, sink.clone(), LogFormat::Text, Severity::Info, metrics()).unwrap();
+        log.event(Now::simulated_ms(0), event(0));
+        was_entered.recv().unwrap();
+        for number in 1..20 {
+            // Long enough for a writer that is awake.
+            thread::sleep(Duration::from_millis(2));
+            log.event(Now::simulated_ms(0), event(number));
+        }
+        assert_eq!(stop(&writer), Ok(()));
+        assert_eq!(sink.lines().len(), 20);
+        let writes = 1 + was_entered.try_iter().count();
+        assert!(writes <= 5, "{writes} writes");
     }
 
     #[test]
     fn lines_that_could_not_be_written_are_told_of_by_the_next_batch_once() {
         let (log, mut batcher) = unstarted();
         (0..limits::LOG_QUEUE_MAX + 3).for_each(|number| log.event(Now::simulated_ms(0), event(number)));
-        let lost = 3 + batcher.write_batch(&mut BrokenPipe);
+        let lost = 3 + batcher.write_batch(&mut BrokenPipe).lines;
         let mut written = Vec::new();
-        let lines = batcher.write_batch(&mut written) + batcher.write_batch(&mut written);
+        let lines = batcher.write_batch(&mut written).lines + batcher.write_batch(&mut written).lines;
         let written = String::from_utf8(written).unwrap();
         assert_eq!(written.lines().count() as u64, lines + 1);
         assert_eq!(written.matches(&format!("log_lines_dropped lines={lost}\n")).count(), 1);
@@ -440,7 +485,8 @@ mod tests {
 
     fn start_echo() -> (Log, LogWriter, Receiver<usize>) {
         let (echo, heard) = flume::unbounded();
-        let (log, writer) = LogWriter::start_to(Echo(echo), LogFormat::Text, Severity::Info, metrics()).unwrap();
+        let started = LogWriter::start_resting(Duration::ZERO, Echo(echo), LogFormat::Text, Severity::Info, metrics());
+        let (log, writer) = started.unwrap();
         (log, writer, heard)
     }
 
