@@ -224,7 +224,7 @@ fn the_table_that_readme_opens_with_is_what_was_measured() {
 
 #[test]
 fn what_other_servers_cost_is_what_was_measured() {
-    let measured = read("benches/results/2026-11-23-others.txt");
+    let measured = read("benches/results/2026-11-30-others.txt");
     for (page, rows_min) in [("README.md", 6), ("src/manual/comparison.md", 10)] {
         let text = read(page);
         let begins = |line: &&str| {
