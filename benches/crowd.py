@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from limited import Server, begin
+from limited import Server, begin, final_reply
 
 SERVERS = int(os.environ.get("SERVERS", "6"))
 CLIENTS = int(os.environ.get("CLIENTS", "100000")) // SERVERS
@@ -44,11 +44,7 @@ def connections(process):
 
 
 def others(server):
-    """Percentiles of the time to the final reply in ms, p50 and p99."""
-    report = server.load("esmtp", "--rate", OTHERS, "--duration", SECONDS)
-    final = next(phase for phase in report["total"]["phases"] if phase["name"] == "final-reply")
-    at = dict((percentile, time_us / 1000) for percentile, time_us in final["curve"])
-    return at[50.0], at[99.0]
+    return final_reply(server.load("esmtp", "--rate", OTHERS, "--duration", SECONDS))
 
 
 def told(when, rounds):

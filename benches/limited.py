@@ -96,6 +96,13 @@ class Server:
         self.log.close()
 
 
+def final_reply(report):
+    """Percentiles of the time to the final reply in ms: p50 and p99."""
+    final = next(phase for phase in report["total"]["phases"] if phase["name"] == "final-reply")
+    at = dict((percentile, time_us / 1000) for percentile, time_us in final["curve"])
+    return at[50.0], at[99.0]
+
+
 def begin(root):
     """A directory of this run below the one that was named, after a line that says what runs where."""
     load = os.getloadavg()[0]

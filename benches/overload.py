@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 
-from limited import Group, Server, begin
+from limited import Group, Server, begin, final_reply
 
 SHARE = float(os.environ.get("SHARE", "0.3"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
@@ -37,10 +37,8 @@ def figures(report):
     """Messages a second once it has settled, times of those in ms, who was refused, and whose limit it was."""
     whole = [second for second in report["course"] if SETTLING_S <= second["at_s"] < SECONDS]
     goodput = sum(second["acknowledged"] for second in whole) / max(len(whole), 1)
-    final = next(phase for phase in report["total"]["phases"] if phase["name"] == "final-reply")
-    at = dict((percentile, time_us / 1000) for percentile, time_us in final["curve"])
     errors = sum(second["errors"] for second in report["course"])
-    return goodput, at[50.0], at[99.0], errors / SECONDS, max(report["generator_busy"])
+    return goodput, *final_reply(report), errors / SECONDS, max(report["generator_busy"])
 
 
 def bar(value, most, width):
