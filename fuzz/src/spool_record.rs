@@ -7,7 +7,9 @@ use onetrip::spool::Place;
 use onetrip::spool::frame::{
     BATCH_HEADER_BYTES, BatchHeader, Item, RECORD_HEADER_BYTES, Records, SegmentHeader, append, read, seal,
 };
-use onetrip::spool::record::{Head, Record, kind, write_done, write_message, write_part, write_progress, write_token};
+use onetrip::spool::record::{
+    Head, Record, kind, write_disowned, write_done, write_message, write_part, write_progress, write_token,
+};
 
 use crate::input::Input;
 
@@ -57,6 +59,10 @@ fn write(record: &Record<'_>) -> (u8, Vec<u8>) {
             assert!(received.as_micros() < 1 << 55);
             write_token(*token, &mut out);
             kind::TOKEN
+        }
+        Record::Disowned(id) => {
+            write_disowned(*id, &mut out);
+            kind::DISOWNED
         }
         Record::Nothing => kind::NOTHING,
     };

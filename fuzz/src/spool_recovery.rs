@@ -12,7 +12,9 @@ use onetrip::proto::command::{Command, parse};
 use onetrip::proto::message::{Message, MessageId};
 use onetrip::spool::frame::{self, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, SegmentHeader};
 use onetrip::spool::log::{Log, LogSettings, Write};
-use onetrip::spool::record::{Record, Token, kind, write_done, write_message, write_part, write_progress, write_token};
+use onetrip::spool::record::{
+    Record, Token, kind, write_disowned, write_done, write_message, write_part, write_progress, write_token,
+};
 use onetrip::spool::recovery::{Recovered, Recovery, committed_before, read_progress};
 use onetrip::spool::upkeep::Upkeep;
 use onetrip::spool::{Place, Progress, RecipientState};
@@ -242,7 +244,7 @@ fn write_record(input: &mut Input<'_>, batch: &mut Vec<u8>) {
     let which = input.byte();
     let number = u32::from(input.byte() % 4);
     let id = MessageId::new(Now::simulated_ms(u64::from(number)).unix, 0, number);
-    match which % 8 {
+    match which % 9 {
         0 => {
             let (kind, payload) = (input.byte(), input.counted());
             frame::append(batch, kind, |out| out.extend_from_slice(payload));
@@ -276,6 +278,9 @@ fn write_record(input: &mut Input<'_>, batch: &mut Vec<u8>) {
         }
         6 => {
             frame::append(batch, kind::TOKEN, |out| write_token(Token { id, user: "ann", token: "t" }, out));
+        }
+        7 => {
+            frame::append(batch, kind::DISOWNED, |out| write_disowned(id, out));
         }
         _ => {
             frame::append(batch, kind::NOTHING, |_| {});

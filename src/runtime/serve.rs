@@ -57,7 +57,7 @@ use crate::proto::server::{Bounds, ClientInTrace, SenderCheck, Settings, Timeout
 use crate::relay::queue::QueueSettings;
 use crate::relay::route::Routes;
 use crate::relay::{Destination, SyncPolicy};
-use crate::spool::once::{OnceBounds, StoredToken, settle_repeats};
+use crate::spool::once::{OnceBounds, StoredToken};
 use crate::time::Now;
 use crate::tls::cache::SessionCache;
 use crate::tls::config::{Returning, ServerSettings};
@@ -647,8 +647,7 @@ fn open_spool(config: &Config, state: &Path, clock: Clock, once: &OnceRegistry) 
         tokens.push(StoredToken { key, message: found.id, stored_at: found.id.received() });
     });
     let mut opened = opened.map_err(|error| ServeError::of(error.exit(), error))?;
-    let repeats = settle_repeats(&mut tokens, |id| opened.contains(id));
-    opened.forget(start, &repeats).map_err(|error| ServeError::of(error.exit(), error))?;
+    opened.settle_tokens(start, &mut tokens).map_err(|error| ServeError::of(error.exit(), error))?;
     once.restore(start, tokens);
     let messages = opened.logs.iter().map(|log| log.message_count() as u64).sum();
     let took = clock.now().monotonic.saturating_sub(start.monotonic);

@@ -2,7 +2,7 @@
 //!
 //! It is told what was written and says what may be forgotten. Which bytes that is, it does not know.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::Place;
@@ -55,6 +55,8 @@ pub(super) struct Contents {
     pub(super) live_bytes: u64,
     /// Records with tokens, in all segments.
     pub(super) tokens: u64,
+    /// Messages that do not count, nor do their tokens.
+    pub(super) disowned: HashSet<MessageId>,
 }
 
 impl Segment {

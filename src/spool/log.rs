@@ -355,6 +355,13 @@ impl Log {
         }
     }
 
+    /// Writes down that a message does not count, nor does its token.
+    pub fn disown(&mut self, now: Now, id: MessageId) {
+        self.finishing.insert(id);
+        self.contents.disowned.insert(id);
+        self.append(now, kind::DISOWNED, What::Done(id), None, |out| record::write_disowned(id, out));
+    }
+
     /// Writes all that was appended without waiting for company.
     pub fn hurry(&mut self) {
         for batch in &mut self.gathering {
@@ -383,6 +390,16 @@ impl Log {
     /// Is this message in the log?
     pub fn contains(&self, id: MessageId) -> bool {
         self.contents.messages.contains(id)
+    }
+
+    /// The messages that do not count, as long as their tokens would hold.
+    pub fn disowned(&self) -> impl Iterator<Item = MessageId> {
+        self.contents.disowned.iter().copied()
+    }
+
+    /// Is this one of [`Self::disowned`]?
+    pub fn is_disowned(&self, id: MessageId) -> bool {
+        self.contents.disowned.contains(&id)
     }
 
     /// How many messages are not done.
@@ -473,14 +490,14 @@ impl Log {
             Err(failure) => {
                 self.give_up(written.place.segment);
                 self.fail(&written.records, written.notes, failure);
-                self.disown(&written.records);
+                self.disown_batch(&written.records);
             }
         }
     }
 
     /// The messages of a batch that failed are refused, but all of it may be on the disk: until the next batch says that it does
     /// not count, a start would take it for stored. So the next one does not wait for company.
-    fn disown(&mut self, failed: &[Pending]) {
+    fn disown_batch(&mut self, failed: &[Pending]) {
         let has_messages = failed.iter().any(|pending| matches!(pending.what, What::Message { .. }));
         if has_messages && self.gathering.is_empty() {
             self.push_empty_batch(Duration::ZERO);

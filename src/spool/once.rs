@@ -83,7 +83,8 @@ enum State {
 ///
 /// Two messages bear one token if the first was refused because its batch could not be written, although all of it is on the
 /// disk, and if its log has not said so in a later batch, while another log took the message when it came again. Of such
-/// messages one that is done wins, because it was delivered; else the newest, which is the one that was acknowledged.
+/// messages one that is done wins, because it was delivered; else the newest, which is the one that was acknowledged. So the
+/// tokens of messages that were dropped by an earlier start must not be among these.
 pub fn settle_repeats(tokens: &mut Vec<StoredToken>, is_queued: impl Fn(MessageId) -> bool) -> Vec<MessageId> {
     tokens.sort_unstable_by_key(|token| (token.key, token.message));
     tokens.dedup_by_key(|token| (token.key, token.message));

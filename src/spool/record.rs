@@ -25,6 +25,8 @@ pub mod kind {
     pub const DONE: u8 = 4;
     /// A token that outlives its message.
     pub const TOKEN: u8 = 5;
+    /// A message that does not count, because another one bears its token.
+    pub const DISOWNED: u8 = 6;
 }
 
 /// A record, read.
@@ -47,6 +49,8 @@ pub enum Record<'a> {
     Done(MessageId),
     /// A user's token.
     Token(Token<'a>),
+    /// This message does not count, nor does its token.
+    Disowned(MessageId),
     /// Taken back before it was written.
     Nothing,
 }
@@ -108,6 +112,7 @@ impl<'a> Record<'a> {
             kind::PROGRESS => Self::Progress(reader.progress()?),
             kind::DONE => Self::Done(reader.id()?),
             kind::TOKEN => Self::Token(Token { id: reader.id()?, user: reader.text()?, token: reader.text()? }),
+            kind::DISOWNED => Self::Disowned(reader.id()?),
             _ => return None,
         };
         reader.0.is_empty().then_some(record)
@@ -151,6 +156,11 @@ pub fn write_progress(progress: &Progress, out: &mut Vec<u8>) {
 
 /// Appends that nothing is left to do for a message.
 pub fn write_done(id: MessageId, out: &mut Vec<u8>) {
+    write_id(id, out);
+}
+
+/// Appends that a message does not count.
+pub fn write_disowned(id: MessageId, out: &mut Vec<u8>) {
     write_id(id, out);
 }
 
@@ -332,7 +342,9 @@ impl<'a> Reader<'a> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Record, Token, kind, write_done, write_message, write_part, write_progress, write_token};
+    use super::{
+        Record, Token, kind, write_disowned, write_done, write_message, write_part, write_progress, write_token,
+    };
     use crate::proto::envelope::Envelope;
     use crate::proto::message::{Message, MessageId};
     use crate::spool::tests::message;
@@ -387,6 +399,7 @@ mod tests {
             write(kind::PROGRESS, &|out| write_progress(&progress(), out)),
             write(kind::DONE, &|out| write_done(id(), out)),
             write(kind::TOKEN, &|out| write_token(Token { id: id(), user: "ann", token: "t1" }, out)),
+            write(kind::DISOWNED, &|out| write_disowned(id(), out)),
         ]
     }
 
@@ -403,6 +416,7 @@ mod tests {
         assert!(matches!(read(2), Record::Progress(found) if found == progress()));
         assert!(matches!(read(3), Record::Done(of) if of == id()));
         assert!(matches!(read(4), Record::Token(Token { user: "ann", token: "t1", .. })));
+        assert!(matches!(read(5), Record::Disowned(of) if of == id()));
     }
 
     #[test]
@@ -438,7 +452,7 @@ mod tests {
         let mut state = 1_u64;
         for _ in 0..20_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let (kind, mut payload) = payloads().swap_remove((state >> 33) as usize % 5);
+            let (kind, mut payload) = payloads().swap_remove((state >> 33) as usize % 6);
             let at = (state >> 40) as usize % payload.len();
             payload[at] = (state >> 20) as u8;
             let _ = Record::decode(kind, &payload);

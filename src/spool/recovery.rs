@@ -165,9 +165,12 @@ impl Recovery {
             Some(Record::Progress(progress)) => {
                 self.early_progress.insert(progress.message, place);
             }
-            Some(Record::Done(id)) => {
-                self.early_progress.remove(&id);
-                self.contents.remove(id);
+            Some(Record::Done(id)) => self.remove(id),
+            Some(Record::Disowned(id)) => {
+                self.remove(id);
+                if self.holds_token_of(id) {
+                    self.contents.disowned.insert(id);
+                }
             }
             Some(Record::Token(token)) => self.take_token(number, token, on_token),
             Some(Record::Nothing) => {}
@@ -179,11 +182,19 @@ impl Recovery {
     }
 
     fn take_token(&mut self, number: u32, token: Token<'_>, on_token: &mut dyn FnMut(Token<'_>)) {
-        let received = token.id.received();
-        if received + self.settings.token_retention > self.now.unix {
-            self.contents.place_token(number, received);
+        if self.holds_token_of(token.id) {
+            self.contents.place_token(number, token.id.received());
             on_token(token);
         }
+    }
+
+    fn holds_token_of(&self, id: MessageId) -> bool {
+        id.received() + self.settings.token_retention > self.now.unix
+    }
+
+    fn remove(&mut self, id: MessageId) {
+        self.early_progress.remove(&id);
+        self.contents.remove(id);
     }
 
     /// All segments are read. `random` is for the seeds of new segments.

@@ -2,7 +2,7 @@
 //! that is.
 //!
 //! ```text
-//! read all ──▶ drop_doubles ──▶ for each log without a shard: take_over ──▶ remove_all
+//! read all ──▶ drop_doubles ──▶ for each log without a shard: take_over, remove_all ──▶ settle_tokens
 //! ```
 //!
 //! A start may be interrupted anywhere, and the next one may have any number of shards. So nothing is removed before its copy is
@@ -11,8 +11,11 @@
 //!
 //! It waits for nothing by itself: a [`Segments`] is the disk.
 
+use std::collections::HashSet;
+
 use super::frame::{self, SegmentHeader};
 use super::log::{Address, Log, Note, Refusal, Write};
+use super::once::{StoredToken, settle_repeats};
 use super::record::{Head, Record, Token};
 use super::recovery;
 use super::upkeep::Upkeep;
@@ -125,11 +128,30 @@ pub fn take_over<S: Segments>(
         logs[target].adopt(now, from, id, progress)?;
     }
     for FoundToken { id, user, token } in tokens {
-        if !logs[target].log.contains(*id) {
+        if !logs[target].log.contains(*id) && !from.log.is_disowned(*id) {
             logs[target].log.adopt_token(now, Token { id: *id, user, token });
         }
     }
-    logs[target].settle(now)
+    logs[target].disown(now, from.log.disowned())
+}
+
+/// Keeps one message for each token that was found, as [`settle_repeats`] says, and returns how many others it has disowned. What
+/// was disowned by an earlier start stays so, in whichever logs its token is: what is done without having been delivered must
+/// win over no other.
+///
+/// # Errors
+/// A log cannot be written.
+pub fn settle_tokens<S: Segments>(
+    now: Now,
+    logs: &mut [RestingLog<S>],
+    tokens: &mut Vec<StoredToken>,
+) -> Result<usize, S::Fault> {
+    let mut disowned: HashSet<_> = logs.iter().flat_map(|resting| resting.log.disowned()).collect();
+    tokens.retain(|token| !disowned.contains(&token.message));
+    let repeats = settle_repeats(tokens, |id| logs.iter().any(|resting| resting.log.contains(id)));
+    disowned.extend(&repeats);
+    logs.iter_mut().try_for_each(|resting| resting.disown(now, disowned.iter().copied()))?;
+    Ok(repeats.len())
 }
 
 /// Notes how far these messages have come, where the copy among `logs` does not know.
@@ -168,6 +190,16 @@ impl<S: Segments> RestingLog<S> {
         for id in messages {
             if self.log.contains(*id) {
                 self.log.note(now, &Note::Done(*id), None);
+            }
+        }
+        self.settle(now)
+    }
+
+    /// Notes that these messages do not count, wherever that is not noted yet; one that was moved here again lies behind the note.
+    fn disown(&mut self, now: Now, messages: impl Iterator<Item = MessageId>) -> Result<(), S::Fault> {
+        for id in messages {
+            if self.log.contains(id) || !self.log.is_disowned(id) {
+                self.log.disown(now, id);
             }
         }
         self.settle(now)
@@ -269,12 +301,14 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
 
-    use super::{RestingLog, Segments, drop_doubles, take_over};
+    use super::{RestingLog, Segments, drop_doubles, settle_tokens, take_over};
+    use crate::proto::message::MessageId;
     use crate::spool::Place;
     use crate::spool::frame::SegmentHeader;
     use crate::spool::log::{Note, Refusal, Write};
+    use crate::spool::once::{OnceKey, StoredToken};
     use crate::spool::tests::disk::Disk;
-    use crate::spool::tests::{SETTINGS, progress_of, simple};
+    use crate::spool::tests::{SETTINGS, message, progress_of, simple};
     use crate::time::Now;
 
     const NOW: Now = Now::simulated_ms(10_000);
@@ -394,6 +428,89 @@ mod tests {
                 assert!(changes > 5, "it was interrupted everywhere");
                 return;
             }
+        }
+    }
+
+    /// A message with a token that all of these bear.
+    fn bears_token(log: &mut RestingLog<Failing>, number: u32) -> MessageId {
+        let mut message = message("MAIL FROM:<a@b.example> XONCE=t", &["RCPT TO:<c@d.example>"], b"content");
+        message.id = simple(number, 0).id;
+        log.log.append_message(NOW, &message, 0).unwrap();
+        log.settle(NOW).unwrap();
+        message.id
+    }
+
+    /// What a start finds of these disks with so many shards, and makes of it: the queued messages, and those whose token holds.
+    fn start(disks: &mut Vec<Disk>, shards: usize) -> (Vec<MessageId>, Vec<MessageId>) {
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let mut tokens = Vec::new();
+        let mut read = |disk: Disk| {
+            let mut found = Vec::new();
+            let recovered = disk.recover(SETTINGS, NOW, &mut |token| {
+                let (key, stored_at) = (OnceKey::new(&[7; 32], token.user, token.token), token.id.received());
+                tokens.push(StoredToken { key, message: token.id, stored_at });
+                found.push(token.into());
+            });
+            let segments = Failing { disk, changes_left: Rc::clone(&forever) };
+            (RestingLog { log: recovered.log, segments }, found)
+        };
+        disks.resize_with(shards.max(disks.len()), Disk::default);
+        let vanished = disks.split_off(shards);
+        let mut logs: Vec<_> = disks.drain(..).map(|disk| read(disk).0).collect();
+        drop_doubles(NOW, &mut logs).unwrap();
+        for disk in vanished {
+            let (mut from, found) = read(disk);
+            take_over(NOW, &mut logs, 0, &from, &found).unwrap();
+            from.remove_all(NOW).unwrap();
+        }
+        settle_tokens(NOW, &mut logs, &mut tokens).unwrap();
+        let queued = logs.iter().flat_map(|log| log.log.messages()).collect();
+        disks.extend(logs.into_iter().map(|log| log.segments.disk));
+        (queued, tokens.iter().map(|token| token.message).collect())
+    }
+
+    /// Disks of three shards. The oldest message with the token is on the second, the newest on the third.
+    fn with_a_repeat() -> (Vec<Disk>, MessageId) {
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let mut logs: Vec<_> = (0..3).map(|_| open(Disk::default(), &forever)).collect();
+        bears_token(&mut logs[1], 1);
+        let newest = bears_token(&mut logs[2], 2);
+        (logs.into_iter().map(|log| log.segments.disk).collect(), newest)
+    }
+
+    #[test]
+    fn what_one_start_has_disowned_makes_no_later_start_disown_what_was_kept() {
+        for shards in [[3, 3, 3], [3, 2, 1], [1, 3, 2], [2, 1, 3], [3, 1, 1]] {
+            let (mut disks, newest) = with_a_repeat();
+            for count in shards {
+                assert_eq!(start(&mut disks, count), (vec![newest], vec![newest]), "{count} of {shards:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_disowned_stays_so_in_every_log_when_its_own_is_no_more() {
+        let (mut disks, newest) = with_a_repeat();
+        // An interrupted move has left the oldest one in the third log, too.
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let mut third = open(disks.remove(2), &forever);
+        bears_token(&mut third, 1);
+        disks.push(third.segments.disk);
+        for count in [3, 3, 2, 1, 1] {
+            assert_eq!(start(&mut disks, count), (vec![newest], vec![newest]), "{count} shards");
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_delivered_keeps_others_with_its_token_from_being_delivered() {
+        let (mut disks, newest) = with_a_repeat();
+        let mut second = open(disks.remove(1), &Rc::new(Cell::new(u32::MAX)));
+        let oldest = simple(1, 0).id;
+        second.forget(NOW, &[oldest]).unwrap();
+        disks.insert(1, second.segments.disk);
+        for _ in 0..3 {
+            let (queued, tokens) = start(&mut disks, 3);
+            assert_eq!((queued, tokens), (vec![], vec![oldest]), "not {newest:?}");
         }
     }
 }

@@ -279,28 +279,52 @@ fn a_copy_never_wins_over_progress_that_was_noted_before_it() {
     assert_eq!(disk.message(&recovered.log, stays.id).1, Some(progress_of(stays.id, 2)));
 }
 
-#[test]
-fn a_token_outlives_its_message_until_its_time_is_over() {
+/// A message with a token, on stable storage.
+fn with_token(number: u32) -> (Log, Disk, MessageId) {
     let (mut log, mut disk) = open();
-    let mut once = simple(0, 100);
+    let mut once = simple(number, 100);
     once.envelope = message("MAIL FROM:<a@b.example> XONCE=t", &["RCPT TO:<c@d.example>"], b"").envelope;
     log.append_message(now(0), &once, 0).unwrap();
     settle(&mut log, &mut disk, now(0));
-    log.note(now(0), &Note::Done(once.id), None);
-    let churn = |log: &mut Log, disk: &mut Disk, ms: u64| {
-        for number in 1..500 {
-            log.append_message(now(ms), &simple(number, 2_500), 0).unwrap();
-            settle(log, disk, now(ms));
-            log.note(now(ms), &Note::Done(simple(number, 0).id), None);
-        }
-        settle(log, disk, now(ms + 10));
-        let mut tokens = HashSet::new();
-        let recovered = recover(disk, now(ms + 10), &mut tokens);
-        assert!(!recovered.log.contains(once.id));
-        (tokens.len(), disk.0.len())
-    };
+    (log, disk, once.id)
+}
+
+/// Many messages come and go, so that everything is copied forward; returns how many tokens are found then, and segments.
+fn churn(log: &mut Log, disk: &mut Disk, ms: u64) -> (usize, usize) {
+    for number in 1..500 {
+        log.append_message(now(ms), &simple(number, 2_500), 0).unwrap();
+        settle(log, disk, now(ms));
+        log.note(now(ms), &Note::Done(simple(number, 0).id), None);
+    }
+    settle(log, disk, now(ms + 10));
+    let mut tokens = HashSet::new();
+    let recovered = recover(disk, now(ms + 10), &mut tokens);
+    assert_eq!(recovered.log.message_count(), 0);
+    (tokens.len(), disk.0.len())
+}
+
+#[test]
+fn a_token_outlives_its_message_until_its_time_is_over() {
+    let (mut log, mut disk, once) = with_token(0);
+    log.note(now(0), &Note::Done(once), None);
     assert!(matches!(churn(&mut log, &mut disk, 10), (1, 0..=8)));
     assert!(matches!(churn(&mut log, &mut disk, 200_000), (0, 0..=8)));
+}
+
+#[test]
+fn the_token_of_a_disowned_message_goes_before_the_note_that_says_so() {
+    let (mut log, mut disk, once) = with_token(0);
+    log.disown(now(0), once);
+    settle(&mut log, &mut disk, now(10));
+    let found = |disk: &Disk, ms| {
+        let mut tokens = HashSet::new();
+        let recovered = recover(disk, now(ms), &mut tokens).log;
+        assert_eq!(recovered.message_count(), 0);
+        (tokens.len(), recovered.is_disowned(once))
+    };
+    assert_eq!(found(&disk, 10), (1, true));
+    assert_eq!(found(&disk, 200_000), (0, false), "with its token it is forgotten");
+    assert!(matches!(churn(&mut log, &mut disk, 10), (0, 0..=8)));
 }
 
 #[test]

@@ -379,7 +379,10 @@ impl Log {
     }
 
     fn keep_token(&mut self, now: Now, token: Option<Token<'_>>) {
-        if let Some(token) = token.filter(|token| token.id.received() + self.settings.token_retention > now.unix) {
+        let holds = |token: &Token<'_>| {
+            token.id.received() + self.settings.token_retention > now.unix && !self.is_disowned(token.id)
+        };
+        if let Some(token) = token.filter(holds) {
             self.adopt_token(now, token);
         }
     }

@@ -9,9 +9,9 @@ use onetrip::relay::queue::Arrival;
 use onetrip::spool::Place;
 use onetrip::spool::frame::SegmentHeader;
 use onetrip::spool::log::{Refusal, Write};
-use onetrip::spool::once::{StoredToken, settle_repeats};
+use onetrip::spool::once::StoredToken;
 use onetrip::spool::record::Token;
-use onetrip::spool::resting::{FoundToken, RestingLog, Segments, drop_doubles, take_over};
+use onetrip::spool::resting::{FoundToken, RestingLog, Segments, drop_doubles, settle_tokens, take_over};
 
 use crate::chance::Chance;
 use crate::disk::Disk;
@@ -159,9 +159,8 @@ impl Opening<'_> {
             let target = number % logs.len();
             moved += self.move_log(number, &mut logs, target, &mut on_token)?;
         }
-        let repeats = settle_repeats(&mut tokens, |id| logs.iter().any(|resting| resting.log.contains(id)));
-        logs.iter_mut().try_for_each(|resting| resting.forget(now, &repeats))?;
-        Ok(Opened { logs, tokens, disowned: repeats.len(), moved })
+        let disowned = settle_tokens(now, &mut logs, &mut tokens)?;
+        Ok(Opened { logs, tokens, disowned, moved })
     }
 
     fn read(&self, number: usize, on_token: &mut dyn FnMut(Token<'_>)) -> RestingLog<Platter> {

@@ -20,9 +20,10 @@ use crate::relay::SyncPolicy;
 use crate::runtime::atomic_file::{WriteFault, create_directory, sync_directory};
 use crate::spool::Progress;
 use crate::spool::log::LogSettings;
+use crate::spool::once::StoredToken;
 use crate::spool::record::Token;
 use crate::spool::recovery::{Damage, Recovery, committed_before};
-use crate::spool::resting::{FoundToken, RestingLog, drop_doubles, take_over};
+use crate::spool::resting::{FoundToken, RestingLog, drop_doubles, settle_tokens, take_over};
 use crate::time::Now;
 
 /// What the spool is opened with.
@@ -209,19 +210,12 @@ impl Opening<'_> {
 }
 
 impl OpenedSpool {
-    /// Is this message queued?
-    pub fn contains(&self, id: MessageId) -> bool {
-        self.logs.iter().any(|opened| opened.log.contains(id))
-    }
-
-    /// These messages are not to be delivered: notes that they are done.
+    /// Keeps one message for each token that was found; see [`resting::settle_tokens`](settle_tokens).
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn forget(&mut self, now: Now, messages: &[MessageId]) -> Result<(), SpoolError> {
-        for opened in &mut self.logs {
-            opened.forget(now, messages)?;
-        }
+    pub fn settle_tokens(&mut self, now: Now, tokens: &mut Vec<StoredToken>) -> Result<(), SpoolError> {
+        settle_tokens(now, &mut self.logs, tokens)?;
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ use crate::relay::SyncPolicy;
 use crate::runtime::clock::Clock;
 use crate::runtime::log_writer::LogWriter;
 use crate::spool::log::{LogSettings, Note};
+use crate::spool::once::{OnceKey, StoredToken};
 use crate::spool::tests::message as envelope_of;
 use crate::spool::{Progress, RecipientState};
 
@@ -239,7 +240,7 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_message_that_is_to_be_forgotten_is_queued_no_longer_whatever_log_it_lies_in() {
+fn of_two_messages_with_one_token_only_the_newest_is_queued_at_this_start_and_at_later_ones() {
     let place = Place::new();
     commit(&place, 2, 0, 0..3, 1_000);
     commit(&place, 2, 1, 3..6, 50_000);
@@ -250,14 +251,16 @@ fn a_message_that_is_to_be_forgotten_is_queued_no_longer_whatever_log_it_lies_in
         log: place.log,
     };
     let now = Clock::start().now();
-    let mut opened = open(&settings, now, &mut |_| ()).unwrap();
-    let (one, other) = (message(1, b"").id, message(4, b"").id);
-    assert!(opened.contains(one) && opened.contains(other));
-    opened.forget(now, &[one, other, message(77, b"").id]).unwrap();
-    assert!(!opened.contains(one) && !opened.contains(other));
-    drop(opened);
-    let found = queued(&place.open(2));
-    assert!(found.len() == 4 && !found.contains_key(&one) && !found.contains_key(&other));
+    let (old, new) = (message(1, b"").id, message(4, b"").id);
+    for _ in 0..3 {
+        let key = OnceKey::new(&[7; 32], "ann", "t");
+        let mut tokens = vec![StoredToken { key, message: old, stored_at: now.unix }];
+        tokens.push(StoredToken { message: new, ..tokens[0] });
+        open(&settings, now, &mut |_| ()).unwrap().settle_tokens(now, &mut tokens).unwrap();
+        assert_eq!(tokens.iter().map(|token| token.message).collect::<Vec<_>>(), [new]);
+        let found = queued(&place.open(2));
+        assert!(found.len() == 5 && !found.contains_key(&old));
+    }
 }
 
 #[test]
