@@ -186,7 +186,7 @@ fn admit(shard: &Rc<Shard>, stream: Socket, client: Option<SocketAddr>, endpoint
 
 /// Refuses a client because the shard is late, and does no more for that than has to be done.
 fn turn_away(shard: &Shard, stream: &Socket, endpoint: Endpoint, now: Now, lateness: Duration) {
-    say_no(stream, endpoint, reply::TOO_BUSY);
+    say_no(stream, endpoint, refusal_of(Bound::Lateness));
     shard.metrics.connections_refused.count(Bound::Lateness);
     if let Some(turned_away) = shard.lateness.borrow_mut().count(now.monotonic) {
         shard.report(ShardLate { shard: shard.number, lateness, turned_away });
@@ -203,15 +203,18 @@ fn local_ip(stream: &Socket, endpoint: Endpoint) -> std::net::IpAddr {
 }
 
 fn refuse(shard: &Shard, stream: &Socket, endpoint: Endpoint, client: SocketAddr, bound: Bound) -> Answer {
-    let reply = match bound {
-        Bound::Connections => reply::TOO_MANY_CONNECTIONS,
-        Bound::ConnectionsPerAddress => reply::TOO_MANY_FROM_ADDRESS,
-        Bound::Lateness => reply::TOO_BUSY,
-    };
-    say_no(stream, endpoint, reply);
+    say_no(stream, endpoint, refusal_of(bound));
     take_what_was_said(shard, stream);
     shard.report(ConnectionRefused { shard: shard.number, client, bound });
     Answer::GoAway
+}
+
+fn refusal_of(bound: Bound) -> Reply {
+    match bound {
+        Bound::Connections => reply::TOO_MANY_CONNECTIONS,
+        Bound::ConnectionsPerAddress => reply::TOO_MANY_FROM_ADDRESS,
+        Bound::Lateness => reply::TOO_BUSY,
+    }
 }
 
 /// Says no, cheaply: a send that does not wait, and the end, which comes with the socket's. Inside TLS there is nobody to say it to
