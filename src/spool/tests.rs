@@ -311,6 +311,61 @@ fn a_token_outlives_its_message_until_its_time_is_over() {
     assert!(matches!(churn(&mut log, &mut disk, 200_000), (0, 0..=8)));
 }
 
+/// Cleans for as long as there is something to clean, on a disk so slow that what one read brings is written before the next
+/// one is over. Returns how many segments are left.
+fn clean_slowly(log: &mut Log, disk: &mut Disk) -> usize {
+    let mut idle = 0;
+    for ms in (1_000..).step_by(10) {
+        idle = if keep_up(log, disk, now(ms)) { 0 } else { idle + 1 };
+        while let Some(write) = log.poll_write(now(ms + 9)) {
+            disk.write(&write);
+            log.handle_written(Ok(()));
+            idle = 0;
+        }
+        // Coming to the end of a segment is a step that asks for nothing.
+        if idle > 1 {
+            break;
+        }
+        assert!(ms < 30_000, "it goes on for ever, with {} segments", disk.0.len());
+    }
+    disk.0.len()
+}
+
+#[test]
+fn cleaning_comes_to_an_end_with_large_records_in_small_segments() {
+    let settings =
+        LogSettings { segment_bytes: 6 * BLOCK_BYTES, batch_bytes_max: 6_144, part_bytes: 4_915, ..SETTINGS };
+    for bytes in (2_600..20_000).step_by(100) {
+        let (mut log, mut disk) = (Log::new(settings, 1), Disk::default());
+        for number in 0..30 {
+            log.append_message(now(0), &simple(number, bytes), 0).unwrap();
+            settle(&mut log, &mut disk, now(0));
+        }
+        for number in (0..30).filter(|number| number % 3 > 0) {
+            log.note(now(0), &Note::Done(simple(number, 0).id), None);
+        }
+        clean_slowly(&mut log, &mut disk);
+        assert_eq!(disk.recover(settings, now(0), &mut |_| ()).log.message_count(), 10, "of {bytes} bytes");
+    }
+}
+
+#[test]
+fn tokens_that_lie_scattered_are_gathered_however_slow_the_disk_is() {
+    let (mut log, mut disk) = open();
+    for number in 0..200 {
+        let mut once = simple(number, 3_000);
+        let mail = format!("MAIL FROM:<a@b.example> XONCE=t{number}");
+        once.envelope = message(&mail, &["RCPT TO:<c@d.example>"], b"").envelope;
+        log.append_message(now(0), &once, 0).unwrap();
+        settle(&mut log, &mut disk, now(0));
+    }
+    (0..200).for_each(|number| log.note(now(0), &Note::Done(simple(number, 0).id), None));
+    let segments = clean_slowly(&mut log, &mut disk);
+    let mut tokens = HashSet::new();
+    recover(&disk, now(10), &mut tokens);
+    assert_eq!((tokens.len(), segments <= 6), (200, true), "{segments} segments");
+}
+
 #[test]
 fn the_token_of_a_disowned_message_goes_before_the_note_that_says_so() {
     let (mut log, mut disk, once) = with_token(0);

@@ -49,6 +49,7 @@ pub(super) struct Keeping {
     freed: VecDeque<Freed>,
     doing: Option<Doing>,
     cleaning: Option<Cleaning>,
+    pass: Pass,
     /// Copies that are gathered or in flight.
     copies: u32,
     copies_failed: bool,
@@ -81,6 +82,17 @@ struct Cleaning {
     bytes: u32,
 }
 
+/// Cleaning goes through the log from the oldest segment to what was the newest, and then begins again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pass {
+    /// Its last segment.
+    last: u32,
+    /// How many there were when it began.
+    segments: u64,
+    /// The last pass brought nothing: with so many segments, and so many bytes needed of them, neither would another.
+    futile: Option<(u64, u64)>,
+}
+
 impl Keeping {
     pub(super) fn new(last_segment: u32, random: u64) -> Self {
         Self {
@@ -90,6 +102,7 @@ impl Keeping {
             freed: VecDeque::new(),
             doing: None,
             cleaning: None,
+            pass: Pass::default(),
             copies: 0,
             copies_failed: false,
             retry: Duration::ZERO,
@@ -266,14 +279,39 @@ impl Log {
         if is_current || oldest.cleaned || now.monotonic < self.keeping.retry || !self.is_wasteful() {
             return None;
         }
-        self.keeping.copies_failed = false;
         let (segment, seed, end) = (oldest.number, oldest.seed, oldest.end);
+        if segment > self.keeping.pass.last && !self.begin_pass() {
+            return None;
+        }
+        self.keeping.copies_failed = false;
         Some(Cleaning { segment, seed, offset: BLOCK_BYTES, end, bytes: CLEANING_BYTES })
+    }
+
+    /// Is there reason to go through the log once more? Large records may leave so much room at the ends of segments that copying
+    /// gains nothing; to try again and again would keep the disk busy for ever.
+    fn begin_pass(&mut self) -> bool {
+        let (segments, needed) = (self.contents.segments.len() as u64, self.needed_bytes());
+        let Pass { last, segments: before, futile } = self.keeping.pass;
+        let futile = if last > 0 && segments >= before { futile.or(Some((segments, needed))) } else { futile };
+        let is_hopeless = futile.is_some_and(|(then, needed_then)| {
+            segments <= then + then / FUTILE_GROWTH && needed >= needed_then - needed_then / FUTILE_GROWTH
+        });
+        if is_hopeless {
+            self.keeping.pass.futile = futile;
+            return false;
+        }
+        let last = self.contents.segments.back().map_or(0, |newest| newest.number);
+        self.keeping.pass = Pass { last, segments, futile: None };
+        true
+    }
+
+    fn needed_bytes(&self) -> u64 {
+        self.contents.live_bytes + self.contents.tokens * TOKEN_BYTES
     }
 
     /// Is the log much larger than what is needed of it? While the disk is full, there is no room for copies.
     fn is_wasteful(&self) -> bool {
-        let needed = self.contents.live_bytes + self.contents.tokens * TOKEN_BYTES;
+        let needed = self.needed_bytes();
         let segments = self.contents.segments.len() as u64;
         let taken = segments * u64::from(self.settings.segment_bytes);
         self.refusing.is_none() && segments > SEGMENTS_MIN && taken > 2 * needed
@@ -305,20 +343,31 @@ impl Log {
             self.keeping.retry = now.monotonic + RETRY_AFTER;
             return;
         };
-        let place = Place { segment: cleaning.segment, offset: cleaning.offset };
-        let header = BatchHeader::decode(bytes, place).filter(|header| header.seed == cleaning.seed);
-        match header {
-            Some(header) if header.whole_bytes() > bytes.len() as u64 && bytes.len() as u32 == cleaning.bytes => {
-                cleaning.bytes = header.whole_bytes() as u32;
-            }
-            Some(header) => {
-                self.copy_batch(now, bytes, header);
-                cleaning.offset = cleaning.offset.saturating_add(header.whole_bytes() as u32);
-                cleaning.bytes = CLEANING_BYTES;
-            }
-            // What was damaged was set aside at start.
-            None => cleaning.offset += BLOCK_BYTES,
+        // All batches that were read are copied now, so that what is needed of them is in one batch afterwards: in as many as
+        // before it would take as much room as before, and cleaning would never end.
+        let first = cleaning.offset;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let place = Place { segment: cleaning.segment, offset: cleaning.offset };
+            let header = BatchHeader::decode(rest, place).filter(|header| header.seed == cleaning.seed);
+            let taken = match header {
+                Some(header) if header.whole_bytes() > rest.len() as u64 && bytes.len() as u32 == cleaning.bytes => {
+                    let is_first = cleaning.offset == first;
+                    cleaning.bytes = if is_first { header.whole_bytes() as u32 } else { CLEANING_BYTES };
+                    self.keeping.cleaning = Some(cleaning);
+                    return;
+                }
+                Some(header) => {
+                    self.copy_batch(now, rest, header);
+                    header.whole_bytes() as u32
+                }
+                // What was damaged was set aside at start.
+                None => BLOCK_BYTES,
+            };
+            cleaning.offset = cleaning.offset.saturating_add(taken);
+            rest = rest.get(taken as usize..).unwrap_or_default();
         }
+        cleaning.bytes = CLEANING_BYTES;
         self.keeping.cleaning = Some(cleaning);
     }
 
@@ -393,6 +442,9 @@ const CLEANING_BYTES: u32 = 64 * BLOCK_BYTES;
 
 /// A log with no more segments than this is never cleaned.
 const SEGMENTS_MIN: u64 = 4;
+
+/// After a pass that gained nothing there is another one when this part has come to the segments, or gone from what is needed.
+const FUTILE_GROWTH: u64 = 4;
 
 /// Segments that hold nothing and are kept to be used again.
 const SPARES_MAX: usize = 1;
