@@ -180,6 +180,11 @@ pub fn read(bytes: &[u8], seed: u64, offset: u32) -> Option<Frame<'_>> {
     is_whole.then(|| Frame { kind, offset, payload: &bytes[RECORD_HEADER_BYTES..end] })
 }
 
+/// How many bytes the record has that begins here, by what it says itself: more than there are, if it was cut.
+pub fn claimed_bytes(bytes: &[u8]) -> Option<usize> {
+    RECORD_HEADER_BYTES.checked_add(u32_at(bytes, 4)? as usize)
+}
+
 impl Frame<'_> {
     /// Bytes from this record's start to the next one's.
     pub fn bytes(&self) -> usize {

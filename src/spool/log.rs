@@ -102,7 +102,7 @@ pub enum Note {
 pub struct Address {
     /// The place.
     pub place: Place,
-    /// Bytes to read; for progress, at least as many as there are.
+    /// Bytes to read; for progress, at least as many as there are: see [`read_progress`](super::recovery::read_progress).
     pub bytes: u32,
     /// The seed of its segment.
     pub seed: u64,
@@ -115,7 +115,7 @@ pub struct Location {
     pub head: Address,
     /// The parts of its content that come before its own, in order.
     pub parts: Vec<Address>,
-    /// The newest progress. The record may be shorter than `bytes`.
+    /// The newest progress. The record is shorter than `bytes`, mostly by far.
     pub progress: Option<Address>,
 }
 
@@ -139,6 +139,8 @@ pub struct Log {
     pub(super) refusing: Option<Refusal>,
     next_batch: u64,
     committed: Place,
+    /// A batch with messages has failed, and no batch behind it says so yet.
+    owes_disowning: bool,
     pub(super) keeping: Keeping,
     completions: Vec<Completion>,
 }
@@ -259,6 +261,7 @@ impl Log {
             refusing: None,
             next_batch: last_batch + 1,
             committed,
+            owes_disowning: false,
             keeping: Keeping::new(last_segment, random),
             completions: Vec::new(),
         }
@@ -379,7 +382,7 @@ impl Log {
     /// everything before it was whole.
     pub fn close(&mut self, now: Now) {
         self.hurry();
-        if self.current.is_none() {
+        if self.current.is_none() && !self.owes_disowning {
             return;
         }
         self.push_empty_batch(now.monotonic);
@@ -489,17 +492,18 @@ impl Log {
             Ok(()) => self.commit(&written),
             Err(failure) => {
                 self.give_up(written.place.segment);
+                self.owes_disowning |=
+                    written.records.iter().any(|pending| matches!(pending.what, What::Message { .. }));
                 self.fail(&written.records, written.notes, failure);
-                self.disown_batch(&written.records);
+                self.disown_failed();
             }
         }
     }
 
     /// The messages of a batch that failed are refused, but all of it may be on the disk: until the next batch says that it does
     /// not count, a start would take it for stored. So the next one does not wait for company.
-    fn disown_batch(&mut self, failed: &[Pending]) {
-        let has_messages = failed.iter().any(|pending| matches!(pending.what, What::Message { .. }));
-        if has_messages && self.gathering.is_empty() {
+    pub(super) fn disown_failed(&mut self) {
+        if self.owes_disowning && self.gathering.is_empty() {
             self.push_empty_batch(Duration::ZERO);
         }
     }
@@ -519,6 +523,7 @@ impl Log {
         let Place { segment, offset } = written.place;
         let end = offset + written.bytes;
         self.committed = Place { segment, offset: end };
+        self.owes_disowning = false;
         if let Some(segment) = self.contents.segment_mut(segment) {
             segment.end = end;
         }
@@ -739,5 +744,5 @@ fn record_at(batch: &[u8], at: usize) -> (u8, &[u8]) {
     (batch[at + 8], &batch[start..start + length])
 }
 
-/// Most bytes of a record of progress that are read: a thousand recipients and the longest reply fit.
-const PROGRESS_BYTES_MAX: u32 = 4_096;
+/// Most bytes of a record of progress: the longest reply, and a byte for each of as many recipients as can be allowed.
+const PROGRESS_BYTES_MAX: u32 = 2 << 20;

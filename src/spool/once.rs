@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ring::digest;
 
+use crate::limits::ONCE_RETENTION_MIN;
 use crate::proto::message::MessageId;
 use crate::time::Now;
 
@@ -85,11 +86,17 @@ enum State {
 /// disk, and if its log has not said so in a later batch, while another log took the message when it came again. Of such
 /// messages one that is done wins, because it was delivered; else the newest, which is the one that was acknowledged. So the
 /// tokens of messages that were dropped by an earlier start must not be among these.
+///
+/// A token that was used again when its time was over, and is found twice because tokens are kept for longer now, is no repeat:
+/// both messages were acknowledged.
 pub fn settle_repeats(tokens: &mut Vec<StoredToken>, is_queued: impl Fn(MessageId) -> bool) -> Vec<MessageId> {
     tokens.sort_unstable_by_key(|token| (token.key, token.message));
     tokens.dedup_by_key(|token| (token.key, token.message));
     let (mut kept, mut dropped) = (Vec::with_capacity(tokens.len()), Vec::new());
-    for same in tokens.chunk_by(|one, next| one.key == next.key) {
+    let is_repeat = |one: &StoredToken, next: &StoredToken| {
+        one.key == next.key && next.stored_at.saturating_sub(one.stored_at) < ONCE_RETENTION_MIN
+    };
+    for same in tokens.chunk_by(is_repeat) {
         let [.., newest] = same else { continue };
         let done = || same.iter().rev().find(|token| !is_queued(token.message));
         let wins = if same.len() == 1 { newest } else { done().unwrap_or(newest) };
@@ -97,6 +104,14 @@ pub fn settle_repeats(tokens: &mut Vec<StoredToken>, is_queued: impl Fn(MessageI
         let others = same.iter().map(|token| token.message).filter(|message| *message != wins.message);
         dropped.extend(others.filter(|message| is_queued(*message)));
     }
+    // Of a token that was used again the newest message is the one that counts.
+    kept.dedup_by(|next, one| {
+        let is_same = next.key == one.key;
+        if is_same {
+            *one = *next;
+        }
+        is_same
+    });
     *tokens = kept;
     dropped
 }
@@ -372,6 +387,17 @@ mod tests {
         assert_eq!(settled(&[("t", 1), ("t", 2)], &[2]), (vec![id(1)], vec![id(2)]));
         assert_eq!(settled(&[("t", 1), ("t", 2)], &[1]), (vec![id(2)], vec![id(1)]));
         assert_eq!(settled(&[("t", 1), ("t", 2)], &[]), (vec![id(2)], vec![]));
+    }
+
+    #[test]
+    fn a_token_that_was_used_again_after_its_time_costs_no_message() {
+        let now = after_s(100_000);
+        let (old, new) = (restored("t", 1, 50_000, now), restored("t", 2, 5, now));
+        for queued in [vec![], vec![old.message], vec![new.message], vec![old.message, new.message]] {
+            let mut tokens = vec![new, old];
+            assert_eq!(settle_repeats(&mut tokens, |message| queued.contains(&message)), []);
+            assert_eq!(tokens, [new]);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::contents::{Contents, Piece, Segment};
 use super::frame::{self, BLOCK_BYTES, BatchHeader, Frame, Item, Records, SegmentHeader};
-use super::log::{Log, LogSettings};
+use super::log::{Address, Log, LogSettings};
 use super::record::{Head, Record, Token};
 use super::{Place, Progress};
 use crate::limits::SPOOL_PARTS_MAX;
@@ -70,13 +70,13 @@ pub fn committed_before(segment: &[u8], number: u32) -> Option<Place> {
     frame::next_batch(segment, number, Some(seed), BLOCK_BYTES).map(|header| header.committed)
 }
 
-/// The seed of a segment; if its header is damaged, its first batch tells it.
+/// The seed of a segment; if its header is damaged, its first batch tells it. One with the header of another is about to be used
+/// again, and nothing in it counts: there a batch of this number could only be something that was written in a message.
 fn seed_of(segment: &[u8], number: u32) -> Option<u64> {
-    let header = SegmentHeader::decode(segment).filter(|header| header.number == number);
-    header.map(|header| header.seed).or_else(|| {
-        let batch = frame::next_batch(segment, number, None, BLOCK_BYTES)?;
-        Some(batch.seed)
-    })
+    match SegmentHeader::decode(segment) {
+        Some(header) => (header.number == number).then_some(header.seed),
+        None => frame::next_batch(segment, number, None, BLOCK_BYTES).map(|batch| batch.seed),
+    }
 }
 
 impl Recovery {
@@ -255,14 +255,30 @@ impl Log {
     }
 }
 
-/// Reads a record of progress that lies at `place`.
-pub fn read_progress(bytes: &[u8], seed: u64, place: Place) -> Option<Progress> {
-    let frame = frame::read(bytes, seed, place.offset)?;
-    match Record::decode(frame.kind, frame.payload)? {
-        Record::Progress(progress) => Some(progress),
-        _ => None,
+/// Reads the progress that lies at this address; `None` if none does. Most are short; `read` is asked a second time for one that is
+/// longer.
+///
+/// # Errors
+/// Those of `read`.
+pub fn read_progress<E>(
+    address: Address,
+    mut read: impl FnMut(Address) -> Result<Vec<u8>, E>,
+) -> Result<Option<Progress>, E> {
+    let first = Address { bytes: address.bytes.min(PROGRESS_BYTES), ..address };
+    let mut bytes = read(first)?;
+    let claimed = frame::claimed_bytes(&bytes).and_then(|claimed| u32::try_from(claimed).ok()).unwrap_or_default();
+    if claimed > first.bytes && claimed <= address.bytes {
+        bytes = read(Address { bytes: claimed, ..address })?;
     }
+    let frame = frame::read(&bytes, address.seed, address.place.offset);
+    Ok(match frame.and_then(|frame| Record::decode(frame.kind, frame.payload)) {
+        Some(Record::Progress(progress)) => Some(progress),
+        _ => None,
+    })
 }
+
+/// What is read of progress at first: some thousand recipients and the longest reply fit.
+const PROGRESS_BYTES: u32 = 4_096;
 
 enum Found<'a> {
     Batch(BatchHeader),

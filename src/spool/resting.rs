@@ -128,7 +128,8 @@ pub fn take_over<S: Segments>(
         logs[target].adopt(now, from, id, progress)?;
     }
     for FoundToken { id, user, token } in tokens {
-        if !logs[target].log.contains(*id) && !from.log.is_disowned(*id) {
+        let counts = !from.log.is_disowned(*id) && !logs.iter().any(|other| other.log.is_disowned(*id));
+        if counts && !logs[target].log.contains(*id) {
             logs[target].log.adopt_token(now, Token { id: *id, user, token });
         }
     }
@@ -244,8 +245,7 @@ impl<S: Segments> RestingLog<S> {
     }
 
     fn progress(&self, id: MessageId) -> Option<Progress> {
-        let address = self.log.locate(id)?.progress?;
-        recovery::read_progress(&self.read(address).ok()?, address.seed, address.place)
+        recovery::read_progress(self.log.locate(id)?.progress?, |address| self.read(address)).ok()?
     }
 
     fn read(&self, address: Address) -> Result<Vec<u8>, S::Fault> {
@@ -499,6 +499,23 @@ mod tests {
         for count in [3, 3, 2, 1, 1] {
             assert_eq!(start(&mut disks, count), (vec![newest], vec![newest]), "{count} shards");
         }
+    }
+
+    #[test]
+    fn the_token_of_a_disowned_message_is_not_taken_over_behind_the_note() {
+        let (mut disks, newest) = with_a_repeat();
+        // The first log knows that the oldest does not count; the fourth, where its token is, does not: it was done there.
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let oldest = simple(1, 0).id;
+        let mut first = open(disks.remove(0), &forever);
+        first.disown(NOW, [oldest].into_iter()).unwrap();
+        let mut fourth = open(std::mem::take(&mut disks[0]), &forever);
+        fourth.forget(NOW, &[oldest]).unwrap();
+        disks = vec![first.segments.disk, Disk::default(), disks.remove(1), fourth.segments.disk];
+        assert_eq!(start(&mut disks, 3), (vec![newest], vec![newest]));
+        let mut told = Vec::new();
+        disks[0].recover(SETTINGS, NOW, &mut |token| told.push(token.id));
+        assert!(!told.contains(&oldest), "{told:?}");
     }
 
     #[test]

@@ -184,6 +184,82 @@ fn a_refused_message_is_disowned_on_the_disk_although_nothing_else_is_to_be_writ
     assert!(log.is_idle() && log.waiting_bytes() == 0);
 }
 
+/// A message that is refused because its batch failed, all of it on the disk, and after it nothing.
+fn refused_and_on_the_disk() -> (Log, Disk, MessageId) {
+    let (mut log, mut disk) = three();
+    let refused = simple(7, 10);
+    log.append_message(now(0), &refused, 7).unwrap();
+    disk.write(&log.poll_write(now(0)).unwrap());
+    log.handle_written(Err(Refusal::Fault));
+    (log, disk, refused.id)
+}
+
+#[test]
+fn a_refused_message_is_disowned_although_the_batch_that_was_to_say_so_fails_too() {
+    let (mut log, mut disk, refused) = refused_and_on_the_disk();
+    while log.poll_write(now(0)).is_none() {
+        assert!(keep_up(&mut log, &mut disk, now(0)));
+    }
+    log.handle_written(Err(Refusal::Fault));
+    settle(&mut log, &mut disk, now(0));
+    assert!(!recover(&disk, now(0), &mut HashSet::new()).log.contains(refused));
+}
+
+#[test]
+fn a_refused_message_is_disowned_when_there_is_a_segment_again_and_at_a_stop_in_good_order() {
+    for stops in [false, true] {
+        let (mut log, mut disk, refused) = refused_and_on_the_disk();
+        // No segment is to be had for a while, so that what waits is given up.
+        let mut ms = 0;
+        while !log.is_idle() {
+            if let Some(Upkeep::Prepare { .. }) = log.poll_upkeep(now(ms)) {
+                log.handle_prepared(now(ms), Err(Refusal::Full));
+            } else if log.poll_write(now(ms)).is_some() {
+                log.handle_written(Err(Refusal::Fault));
+            }
+            ms += 2_000;
+        }
+        if stops {
+            log.close(now(ms));
+            assert!(!log.is_idle(), "it has something to say yet");
+        }
+        settle(&mut log, &mut disk, now(ms));
+        assert!(!recover(&disk, now(ms), &mut HashSet::new()).log.contains(refused), "stops: {stops}");
+    }
+}
+
+#[test]
+fn progress_is_read_back_however_many_recipients_there_are() {
+    let (mut log, mut disk) = three();
+    let id = simple(1, 0).id;
+    for recipients in [1, 3_000, 5_000, 60_000] {
+        let progress = Progress { recipients: vec![RecipientState::Delivered; recipients], ..progress_of(id, 2) };
+        log.note(now(0), &Note::Progress(progress.clone()), None);
+        settle(&mut log, &mut disk, now(9));
+        assert_eq!(disk.message(&log, id).1.as_ref(), Some(&progress));
+        let recovered = recover(&disk, now(9), &mut HashSet::new()).log;
+        assert_eq!(disk.message(&recovered, id).1, Some(progress));
+    }
+}
+
+#[test]
+fn in_a_segment_that_is_about_to_be_used_again_nothing_counts_whatever_its_messages_say() {
+    let (_, mut disk) = three();
+    // What a user who knows the format has sent: a batch as it would lie in the next segment, with a message in it.
+    let (number, place) = (9, Place { segment: 9, offset: BLOCK_BYTES });
+    let mut batch = Vec::new();
+    let forged = simple(77, 10);
+    frame::append(&mut batch, record::kind::MESSAGE, |out| record::write_message(&forged, 0, 0, &forged.content, out));
+    frame::seal(&mut batch, BatchHeader { number: 99, seed: 5, place, committed: place, bytes: 0 });
+    let mut segment = SegmentHeader { number: 2, bytes: SETTINGS.segment_bytes, seed: 3 }.encode();
+    segment.extend_from_slice(&batch);
+    segment.resize(SETTINGS.segment_bytes as usize, 0);
+    assert_eq!(committed_before(&segment, number), None);
+    disk.0.insert(number, segment);
+    let recovered = recover(&disk, now(0), &mut HashSet::new());
+    assert_eq!((recovered.log.message_count(), recovered.damage.len()), (3, 0));
+}
+
 #[test]
 fn while_the_disk_is_full_messages_are_refused_and_notes_still_find_room() {
     let (mut log, mut disk) = open();

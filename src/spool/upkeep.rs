@@ -198,6 +198,7 @@ impl Log {
                 }
                 self.keeping.next = Some((number, seed));
                 self.refusing = None;
+                self.disown_failed();
             }
             Err(failure) => {
                 self.keeping.retry = now.monotonic + RETRY_AFTER;

@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use onetrip::proto::message::{Message, MessageId};
 use onetrip::spool::frame::{self, BLOCK_BYTES, SegmentHeader};
@@ -92,9 +93,9 @@ impl Disk {
         let mut message = *head.to_message();
         content.extend_from_slice(&message.content);
         message.content = content;
-        let progress = location
-            .progress
-            .map(|address| read_progress(&record(address), address.seed, address.place).expect("progress can be read"));
+        let read = |address| Ok::<_, Infallible>(record(address));
+        let progress =
+            location.progress.map(|address| read_progress(address, read).unwrap().expect("progress can be read"));
         (message, progress)
     }
 }

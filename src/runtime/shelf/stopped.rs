@@ -168,8 +168,7 @@ impl FoundLog {
     }
 
     fn progress(&self, address: Address) -> io::Result<Option<Progress>> {
-        let bytes = self.read_at(address)?;
-        Ok(recovery::read_progress(&bytes, address.seed, address.place))
+        recovery::read_progress(address, |address| self.read_at(address))
     }
 
     fn read_at(&self, address: Address) -> io::Result<Vec<u8>> {
