@@ -135,6 +135,8 @@ pub struct Log {
     in_flight: Option<InFlight>,
     /// The segment that is written to, and up to where it is taken.
     pub(super) current: Option<(u32, u32)>,
+    /// The last segment that was found at start, and up to where it is taken: for notes, if there is no room for a fresh one.
+    pub(super) last_found: Option<(u32, u32)>,
     /// Why no message is taken.
     pub(super) refusing: Option<Refusal>,
     next_batch: u64,
@@ -248,9 +250,11 @@ impl Log {
         committed: Place,
         random: u64,
     ) -> Self {
+        let last_found = contents.segments.back().map(|last| (last.number, last.end));
         Self {
             settings,
             contents,
+            last_found,
             finishing: HashSet::new(),
             progressing: HashMap::new(),
             incoming: HashSet::new(),
@@ -728,6 +732,7 @@ impl Log {
         let fits = |(_, offset): &(u32, u32)| u64::from(*offset) + bytes <= u64::from(self.settings.segment_bytes);
         if self.current.filter(fits).is_none() {
             let (number, seed) = self.keeping.take_next()?;
+            self.last_found = None;
             self.contents.segments.push_back(Segment::new(number, seed));
             self.current = Some((number, BLOCK_BYTES));
         }

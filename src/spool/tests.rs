@@ -380,6 +380,52 @@ fn churn(log: &mut Log, disk: &mut Disk, ms: u64) -> (usize, usize) {
 }
 
 #[test]
+fn a_start_on_a_full_disk_has_room_for_the_notes_that_free_it() {
+    for spare in [false, true] {
+        let (mut log, mut disk) = open();
+        for number in 0..70 {
+            log.append_message(now(0), &simple(number, 2_500), 0).unwrap();
+            settle(&mut log, &mut disk, now(0));
+        }
+        if !spare {
+            // The segment that was made ahead, and has nothing in it yet.
+            let last = *disk.0.keys().last().unwrap();
+            assert_eq!(committed_before(&disk.0[&last], last), None);
+            disk.0.remove(&last);
+        }
+        let most = disk.0.len();
+        let mut log = recover(&disk, now(10), &mut HashSet::new()).log;
+        let mut ms = 10;
+        for first in (0..70).step_by(10) {
+            for number in first..first + 10 {
+                log.note(now(ms), &Note::Done(simple(number, 0).id), None);
+            }
+            for _ in 0..4 {
+                ms += 2_000;
+                if let Some(write) = log.poll_write(now(ms)) {
+                    disk.write(&write);
+                    log.handle_written(Ok(()));
+                }
+                match log.poll_upkeep(now(ms)) {
+                    Some(Upkeep::Prepare { recycled: None, .. }) if disk.0.len() >= most => {
+                        log.handle_prepared(now(ms), Err(Refusal::Full));
+                    }
+                    Some(Upkeep::Prepare { header, recycled }) => {
+                        disk.prepare(header, recycled);
+                        log.handle_prepared(now(ms), Ok(()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(log.message_count(), 0, "with a spare segment: {spare}");
+        let found = recover(&disk, now(ms), &mut HashSet::new());
+        assert_eq!((found.log.message_count(), found.damage.len()), (0, 0));
+        log.append_message(now(ms), &simple(99, 10), 99).unwrap();
+    }
+}
+
+#[test]
 fn a_token_outlives_its_message_until_its_time_is_over() {
     let (mut log, mut disk, once) = with_token(0);
     log.note(now(0), &Note::Done(once), None);

@@ -205,6 +205,10 @@ impl Log {
                 if let Some(freed) = self.keeping.freed.front_mut().filter(|_| recycles) {
                     freed.is_sound = false;
                 }
+                if failure == Refusal::Full && self.current.is_none() {
+                    // The disk becomes free by nothing but notes of what is done.
+                    self.current = self.last_found.take();
+                }
                 if failure == Refusal::Full || self.is_stuck() {
                     self.refuse(failure);
                 }
