@@ -639,12 +639,13 @@ fn open_spool(config: &Config, state: &Path, clock: Clock, once: &OnceRegistry) 
         path: spool_directory(state),
         shards: shard_count(config),
         sync: config.sync,
-        log: log_settings(config.once_retention),
+        // A name is older than its message is stored, by what a large one took to come in.
+        log: log_settings(config.once_retention + config.transaction_timeout),
     };
     let mut tokens = Vec::new();
     let opened = spool::open(&settings, start, &mut |found| {
         let key = once.key(found.user, found.token);
-        tokens.push(StoredToken { key, message: found.id, stored_at: found.id.received() });
+        tokens.push(StoredToken::found(start, key, found.id, config.transaction_timeout));
     });
     let mut opened = opened.map_err(|error| ServeError::of(error.exit(), error))?;
     opened.settle_tokens(start, &mut tokens).map_err(|error| ServeError::of(error.exit(), error))?;

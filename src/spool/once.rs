@@ -28,8 +28,15 @@ pub struct StoredToken {
     pub key: OnceKey,
     /// The message that was stored first.
     pub message: MessageId,
-    /// When it was stored, on the wall clock since the Unix epoch.
+    /// When it was stored at the latest, on the wall clock since the Unix epoch.
     pub stored_at: Duration,
+}
+
+impl StoredToken {
+    /// A token as a start finds it. Its message is named when it begins to be stored, and stored when all of it has come.
+    pub fn found(now: Now, key: OnceKey, message: MessageId, transaction_timeout: Duration) -> Self {
+        Self { key, message, stored_at: (message.received() + transaction_timeout).min(now.unix) }
+    }
 }
 
 /// How long tokens are kept, and how many.
@@ -94,7 +101,8 @@ pub fn settle_repeats(tokens: &mut Vec<StoredToken>, is_queued: impl Fn(MessageI
     tokens.dedup_by_key(|token| (token.key, token.message));
     let (mut kept, mut dropped) = (Vec::with_capacity(tokens.len()), Vec::new());
     let is_repeat = |one: &StoredToken, next: &StoredToken| {
-        one.key == next.key && next.stored_at.saturating_sub(one.stored_at) < ONCE_RETENTION_MIN
+        let between = next.message.received().saturating_sub(one.message.received());
+        one.key == next.key && between < ONCE_RETENTION_MIN
     };
     for same in tokens.chunk_by(is_repeat) {
         let [.., newest] = same else { continue };
@@ -348,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn after_a_restart_the_token_of_a_message_that_took_long_to_come_in_is_known_for_its_whole_time() {
+        let (mut tokens, now, an_hour) = (tokens(9), after_s(3_000), Duration::from_secs(3_600));
+        let slow = StoredToken::found(now, key("slow"), MessageId::new(after_s(10).unix, 0, 1), an_hour);
+        assert_eq!(slow.stored_at, now.unix, "it may have been stored just now");
+        let old = StoredToken::found(now, key("old"), MessageId::new(after_s(10).unix, 0, 2), Duration::from_secs(1));
+        tokens.restore(now, vec![slow, old]);
+        assert_eq!(tokens.claim(after_s(3_059), key("slow")), ClaimAnswer::Stored(slow.message));
+        assert_eq!(tokens.claim(after_s(3_059), key("old")), ClaimAnswer::Claimed);
+    }
+
+    #[test]
     fn a_token_found_twice_counts_once_and_one_from_the_future_is_kept_no_longer_than_others() {
         let mut tokens = tokens(9);
         let now = after_s(100);
@@ -392,7 +411,11 @@ mod tests {
     #[test]
     fn a_token_that_was_used_again_after_its_time_costs_no_message() {
         let now = after_s(100_000);
-        let (old, new) = (restored("t", 1, 50_000, now), restored("t", 2, 5, now));
+        let stored = |age_s| {
+            let token = restored("t", 1, age_s, now);
+            StoredToken { message: MessageId::new(token.stored_at, 0, 1), ..token }
+        };
+        let (old, new) = (stored(50_000), stored(5));
         for queued in [vec![], vec![old.message], vec![new.message], vec![old.message, new.message]] {
             let mut tokens = vec![new, old];
             assert_eq!(settle_repeats(&mut tokens, |message| queued.contains(&message)), []);
