@@ -108,6 +108,11 @@ impl Failure {
         }
     }
 
+    /// Did the server not let us in? Then it has taken no message, and whatever it says next has this reason.
+    pub(super) const fn is_of_login(&self) -> bool {
+        matches!(self, Self::LoginRefused(_) | Self::LoginDeferred(_))
+    }
+
     /// Is there still a server on the other end that understands QUIT?
     pub(super) const fn leaves_dialog_whole(&self) -> bool {
         !matches!(

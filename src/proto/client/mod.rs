@@ -646,23 +646,42 @@ impl Client {
         if self.is_over() {
             return;
         }
-        self.link.transactions.clear();
-        let all_settled = !self.jobs.is_empty() && self.jobs.iter().all(Job::is_settled);
-        if let Some(failure) = &failure {
-            self.remark(&failure.to_string());
-            let verdict = Verdict::Unsent(failure.clone());
-            self.jobs.iter_mut().for_each(|job| job.settle_rest(&verdict));
-        }
         let whole = failure.as_ref().is_none_or(Failure::leaves_dialog_whole);
-        // A server that stops may say so right behind its answer to the last message. That harms no message any more.
-        let failure = failure.filter(|failure| !(all_settled && matches!(failure, Failure::TryLater(_))));
-        self.report(failure);
+        self.settle_all(failure);
         if whole && self.link.expected.is_empty() {
             self.say("QUIT");
             self.link.expected.push_back(Expected::Quit);
             self.link.state = State::Closing;
         } else {
             self.close();
+        }
+    }
+
+    /// Settles everything when the server has said that it goes, or has gone: nobody would hear a goodbye.
+    fn finish_without_goodbye(&mut self, failure: Option<Failure>) {
+        self.settle_all(failure);
+        self.close();
+    }
+
+    fn settle_all(&mut self, failure: Option<Failure>) {
+        self.link.transactions.clear();
+        if let Some(failure) = &failure {
+            self.remark(&failure.to_string());
+            let verdict = Verdict::Unsent(failure.clone());
+            self.jobs.iter_mut().for_each(|job| job.settle_rest(&verdict));
+        }
+        self.report(failure);
+    }
+
+    fn are_all_settled(&self) -> bool {
+        !self.jobs.is_empty() && self.jobs.iter().all(Job::is_settled)
+    }
+
+    /// The failure of the login, if that is why this connection is being ended.
+    fn failed_login(&self) -> Option<Failure> {
+        match &self.link.state {
+            State::Draining(Recovery::Fail(cause)) if cause.is_of_login() => Some(cause.clone()),
+            _ => None,
         }
     }
 

@@ -20,8 +20,7 @@ impl Client {
     pub(super) fn handle_reply(&mut self, now: Now, reply: &Reply) {
         self.write_down(reply);
         let Some(expected) = self.link.expected.pop_front() else {
-            let failure = Failure::Unexpected(reply.clone());
-            return self.handle_unavailable_or(now, reply, failure);
+            return self.handle_unasked(now, reply);
         };
         match expected {
             Expected::Greeting(point) => self.handle_greeting(now, point, reply),
@@ -57,12 +56,28 @@ impl Client {
         }
     }
 
+    fn handle_unasked(&mut self, now: Now, reply: &Reply) {
+        if is_service_unavailable(reply) && self.are_all_settled() {
+            // A server that stops may say so right behind its answer to the last message. That harms no message any more.
+            return self.finish_without_goodbye(None);
+        }
+        let failure = Failure::Unexpected(reply.clone());
+        self.handle_unavailable_or(now, reply, failure);
+    }
+
     fn handle_unavailable_or(&mut self, now: Now, reply: &Reply, failure: Failure) {
         if is_service_unavailable(reply) {
-            self.finish(Some(Failure::TryLater(reply.clone())));
+            self.finish_unavailable(reply);
         } else {
             self.handle_broken(now, failure);
         }
+    }
+
+    /// The server serves this connection no more. If the login has failed before, that is the reason, and what the user has
+    /// to know.
+    fn finish_unavailable(&mut self, reply: &Reply) {
+        let failure = self.failed_login().unwrap_or_else(|| Failure::TryLater(reply.clone()));
+        self.finish_without_goodbye(Some(failure));
     }
 
     fn is_draining(&self) -> bool {
@@ -291,13 +306,15 @@ impl Client {
         transaction.owed -= 1;
         let job = transaction.job;
         match expected {
+            // It is about the server, whatever it answers. After the end of a message it says what became of that too.
+            Expected::Mail(_) | Expected::Recipient(..) | Expected::Data(_) if reply.code() == 421 => {}
             Expected::Mail(_) => self.handle_mail_reply(number, reply),
             Expected::Recipient(_, recipient) => self.handle_recipient_reply(number, job, recipient, reply),
             Expected::Data(_) => self.handle_data_reply(number, reply),
             _ => self.handle_end_reply(number, reply),
         }
         if reply.code() == 421 {
-            self.finish(Some(Failure::TryLater(reply.clone())));
+            return self.finish_unavailable(reply);
         }
         if reply.code() / 100 == 3 && !matches!(expected, Expected::Data(_)) {
             self.handle_broken(now, Failure::Unexpected(reply.clone()));

@@ -826,6 +826,36 @@ fn a_failed_pipelined_login_ends_the_session_and_its_530s_are_no_verdicts() {
     assert_eq!(outcome.failure, Some(refused));
 }
 
+/// A pipelined login that is answered so, with the message behind it.
+fn play_login(replies: &str) -> Outcome {
+    let dialog = format!(
+        "C: QHLO c c1
+        C: STARTTLS
+        C: <tls>
+        {GREETING}
+        S: 220 ok
+        S: 220 go
+        S: <tls>
+        C: QHLO c s1
+        C: AUTH PLAIN AGFubgBzZWNyZXQ=
+        C: MAIL FROM:<a@x>
+        C: RCPT TO:<b@y>
+        C: BDAT 5 LAST
+        C: .hi
+        S: 220 ok
+        {replies}
+        C: <done>
+        C: <close>"
+    );
+    play(&dialog, config(), full_memory(), vec![message_to(&["b@y"])]).0
+}
+
+#[test]
+fn a_421_behind_a_failed_login_does_not_hide_it() {
+    let outcome = play_login("S: 535 no\nS: 421 4.7.0 too many errors");
+    assert_eq!(outcome.failure, Some(Failure::LoginRefused(Reply::new(535, "no"))));
+}
+
 #[test]
 fn a_changed_list_in_the_greeting_is_remembered_even_if_the_id_was_taken() {
     let dialog = "
@@ -1389,6 +1419,50 @@ fn a_server_that_stops_right_behind_its_answer_to_the_last_message_has_taken_it(
     let client = Client::new(Now::simulated_ms(0), plain_config(), ServerMemory::default(), vec![message_to(&["b@y"])]);
     let run = Run::play(dialog, client, 0, Cut::Whole);
     assert!(accepted(&run.outcome.unwrap()));
+}
+
+const ENVELOPE_AND_DATA: &str = "
+    C: MAIL FROM:<a@x>
+    C: RCPT TO:<b@y>
+    C: DATA";
+
+const ENVELOPE_AND_BDAT: &str = "
+    C: MAIL FROM:<a@x>
+    C: RCPT TO:<b@y>
+    C: BDAT 5 LAST
+    C: .hi";
+
+/// What becomes of one message to a server that answers it so and is not spoken to any more.
+fn play_to_an_end(extensions: &str, message: &str, replies: &str) -> Outcome {
+    let dialog = format!(
+        "S: 220 s
+        C: EHLO c
+        S: 250-s
+        S: 250-PIPELINING
+        S: 250 {extensions}{message}
+        {replies}
+        C: <done>
+        C: <close>"
+    );
+    play_plain(&dialog, vec![message_to(&["b@y"])])
+}
+
+#[test]
+fn a_421_to_a_command_is_about_the_server_and_no_verdict_on_the_message() {
+    let failure = Failure::TryLater(Reply::new(421, "4.3.2 bye"));
+    for before in ["", "S: 250 ok\n", "S: 250 ok\nS: 250 ok\n"] {
+        let outcome = play_to_an_end("HELP", ENVELOPE_AND_DATA, &format!("{before}S: 421 4.3.2 bye"));
+        assert_eq!(outcome.messages, [[Verdict::Unsent(failure.clone())]], "{before}");
+        assert_eq!(outcome.failure, Some(failure.clone()), "{before}");
+    }
+}
+
+#[test]
+fn a_421_to_a_message_defers_it_and_is_about_the_server_too() {
+    let reply = Reply::new(421, "4.3.2 bye");
+    let outcome = play_to_an_end("CHUNKING", ENVELOPE_AND_BDAT, "S: 250 ok\nS: 250 ok\nS: 421 4.3.2 bye");
+    assert_eq!(outcome.messages, [[Verdict::Deferred(reply.clone())]]);
+    assert_eq!(outcome.failure, Some(Failure::TryLater(reply)));
 }
 
 // ── Servers that abuse ──────────────────────────────────────────────────────────────────────────────────────────────
