@@ -455,8 +455,9 @@ impl Verdict {
         }
     }
 
+    /// Only what is refused for good in so many words is given up.
     pub(super) fn refusal(reply: &Reply) -> Self {
-        if reply.is_transient() { Self::Deferred(reply.clone()) } else { Self::Refused(reply.clone()) }
+        if reply.code() / 100 == 5 { Self::Refused(reply.clone()) } else { Self::Deferred(reply.clone()) }
     }
 }
 
@@ -477,9 +478,10 @@ const TOKEN_DIGEST_BYTES: usize = 15;
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Content, EightBit, InvalidValue, Message, Notify, Recipient, Return, Xtext};
+    use super::{Address, Content, EightBit, InvalidValue, Message, Notify, Recipient, Return, Verdict, Xtext};
     use crate::proto::client::capabilities::Capabilities;
     use crate::proto::client::fallback::Failure;
+    use crate::proto::reply_reader::Reply;
 
     #[test]
     fn no_address_breaks_out_of_its_command() {
@@ -570,6 +572,14 @@ mod tests {
         assert_eq!(large.objection(&list(&["SIZE 5"])), Some(Failure::TooLarge { limit: 5 }));
         assert_eq!(large.objection(&list(&["SIZE 6"])), None);
         assert_eq!(to(&["ü@x"], Content::normalised(b"")).objection(&list(&[])), Some(Failure::Smtputf8NotOffered));
+    }
+
+    #[test]
+    fn only_a_5yz_refuses_for_good() {
+        assert!(matches!(Verdict::refusal(&Reply::new(550, "no")), Verdict::Refused(_)));
+        for code in [250, 354, 421, 452] {
+            assert!(matches!(Verdict::refusal(&Reply::new(code, "?")), Verdict::Deferred(_)), "{code}");
+        }
     }
 
     #[test]

@@ -302,6 +302,11 @@ impl Client {
     }
 
     fn handle_transaction_reply(&mut self, now: Now, number: u64, expected: Expected, reply: &Reply) {
+        if !can_answer(expected, reply) {
+            // The server is out of step with us: what it says here is about something else, and our answer is still owed.
+            self.link.expected.push_front(expected);
+            return self.handle_broken(now, Failure::Unexpected(reply.clone()));
+        }
         let Some(transaction) = self.link.transactions.iter_mut().find(|t| t.number == number) else { return };
         transaction.owed -= 1;
         let job = transaction.job;
@@ -315,9 +320,6 @@ impl Client {
         }
         if reply.code() == 421 {
             return self.finish_unavailable(reply);
-        }
-        if reply.code() / 100 == 3 && !matches!(expected, Expected::Data(_)) {
-            self.handle_broken(now, Failure::Unexpected(reply.clone()));
         }
         self.close_transactions();
     }
@@ -422,5 +424,14 @@ impl Client {
                 self.link.needs_reset = transaction.mail_accepted == Some(true);
             }
         }
+    }
+}
+
+/// Is a reply of this class an answer to that part of a transaction (RFC 5321 §4.3.2)?
+fn can_answer(expected: Expected, reply: &Reply) -> bool {
+    match (expected, reply.code()) {
+        (_, 400..600) => true,
+        (Expected::Data(_), code) => code == 354,
+        (_, code) => code / 100 == 2,
     }
 }

@@ -1465,6 +1465,24 @@ fn a_421_to_a_message_defers_it_and_is_about_the_server_too() {
     assert_eq!(outcome.failure, Some(Failure::TryLater(reply)));
 }
 
+#[test]
+fn a_reply_of_a_class_that_does_not_belong_there_is_no_verdict() {
+    for replies in ["S: 354 go", "S: 250 ok\nS: 354 go", "S: 250 ok\nS: 250 ok\nS: 354 go"] {
+        let outcome = play_to_an_end("CHUNKING", ENVELOPE_AND_BDAT, replies);
+        assert_eq!(outcome.messages, [[Verdict::Uncertain]], "the message left whole: {replies}");
+        assert_eq!(outcome.failure, Some(Failure::Unexpected(Reply::new(354, "go"))), "{replies}");
+    }
+    for (replies, reply) in [
+        ("S: 354 go", Reply::new(354, "go")),
+        ("S: 250 ok\nS: 250 ok\nS: 250 what?", Reply::new(250, "what?")),
+        ("S: 250 ok\nS: 250 ok\nS: 334 what?", Reply::new(334, "what?")),
+    ] {
+        let outcome = play_to_an_end("HELP", ENVELOPE_AND_DATA, replies);
+        assert_eq!(outcome.messages, [[Verdict::Unsent(Failure::Unexpected(reply))]], "{replies}");
+        assert!(outcome.messages[0][0].is_temporary());
+    }
+}
+
 // ── Servers that abuse ──────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
