@@ -591,6 +591,9 @@ impl Client {
         if let State::Draining(Recovery::Reconnect(how)) = self.link.state {
             return self.reconnect(now, how);
         }
+        if let Some(cause) = self.failed_login() {
+            return self.finish_without_goodbye(Some(cause));
+        }
         if let State::Draining(Recovery::Fail(cause)) = &self.link.state {
             let cause = cause.clone();
             return self.finish_broken(cause);

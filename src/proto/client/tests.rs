@@ -851,6 +851,17 @@ fn play_login(replies: &str) -> Outcome {
 }
 
 #[test]
+fn a_server_that_closes_behind_a_failed_login_has_taken_nothing() {
+    let refused = Failure::LoginRefused(Reply::new(535, "no"));
+    let deferred = Failure::LoginDeferred(Reply::new(454, "not now"));
+    for (reply, failure) in [("S: 535 no", refused), ("S: 454 not now", deferred)] {
+        let outcome = play_login(&format!("{reply}\nS: <closed>"));
+        assert_eq!(outcome.messages, [[Verdict::Unsent(failure.clone())]]);
+        assert_eq!(outcome.failure, Some(failure));
+    }
+}
+
+#[test]
 fn a_421_behind_a_failed_login_does_not_hide_it() {
     let outcome = play_login("S: 535 no\nS: 421 4.7.0 too many errors");
     assert_eq!(outcome.failure, Some(Failure::LoginRefused(Reply::new(535, "no"))));
