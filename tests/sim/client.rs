@@ -172,7 +172,6 @@ impl World {
                 }
                 Step::Reconnect(_) => {
                     self.hang_up(end.link, End::Server);
-                    self.note_resent(&end);
                     (end.link, end.wait_us) = self.connect(number);
                     end.connection.handle_reconnected(now);
                 }
@@ -245,16 +244,6 @@ impl World {
                 self.seen.uncertain += 1;
                 fate.uncertain += 1;
                 fate.is_settled |= !has_token && gives_up;
-            }
-        }
-    }
-
-    /// The client sends again by itself what had no answer, tokens or not: the connection broke before the server had agreed
-    /// to QUICKSTART.
-    fn note_resent(&mut self, end: &ClientEnd) {
-        for (letter, recipients) in &end.sending {
-            for recipient in recipients {
-                self.letters[*letter].fates[*recipient].uncertain += 1;
             }
         }
     }

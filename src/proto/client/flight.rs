@@ -325,6 +325,9 @@ impl Client {
             return self.refuse_locally(job, failure);
         }
         let recipients = self.batch(job);
+        if !self.may_be_sent(job, &recipients) {
+            return self.leave_uncertain(job);
+        }
         self.open_transaction(job, recipients);
         Step::Taken
     }
@@ -369,11 +372,7 @@ impl Client {
             // The list is only remembered so far and may have changed.
             return Step::Blocked;
         }
-        let verdict = Verdict::Unsent(failure);
-        let job = &mut self.jobs[job];
-        for fate in job.fates.iter_mut().filter(|fate| **fate == Fate::Waiting) {
-            *fate = Fate::Settled(verdict.clone());
-        }
+        self.jobs[job].settle_waiting(&Verdict::Unsent(failure));
         Step::Taken
     }
 
@@ -458,11 +457,8 @@ impl Client {
     fn leave_content_out(&mut self) -> Step {
         let Some(transaction) = self.link.transactions.back_mut() else { return Step::Blocked };
         transaction.phase = Phase::Sent;
-        let verdict = Verdict::Unsent(Failure::AllOrNothing);
         let (job, accepted) = (transaction.job, std::mem::take(&mut transaction.accepted));
-        for recipient in accepted {
-            self.jobs[job].fates[recipient] = Fate::Settled(verdict.clone());
-        }
+        self.settle_open(job, &accepted, &Verdict::Unsent(Failure::AllOrNothing));
         self.close_transactions();
         Step::Taken
     }

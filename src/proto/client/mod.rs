@@ -64,6 +64,7 @@ use state::{Expected, PointFacts, SecuredBy, State};
 use transaction::{Fate, Job, Transaction};
 
 mod capabilities;
+mod doubt;
 mod fallback;
 mod flight;
 mod flights;
@@ -589,7 +590,7 @@ impl Client {
             return self.close();
         }
         if let State::Draining(Recovery::Reconnect(how)) = self.link.state {
-            return self.reconnect(now, how);
+            return self.reconnect_broken(now, how, failure);
         }
         if let Some(cause) = self.failed_login() {
             return self.finish_without_goodbye(Some(cause));
@@ -599,7 +600,7 @@ impl Client {
             return self.finish_broken(cause);
         }
         if self.is_hurried() {
-            return self.reconnect(now, How::PlainEsmtp);
+            return self.reconnect_broken(now, How::PlainEsmtp, failure);
         }
         self.finish_broken(failure);
     }
@@ -628,20 +629,7 @@ impl Client {
         self.memory.avoid_quickstart_until(now.unix + QUICKSTART_AVOID);
         self.memory.forget(Point::Connect);
         self.memory.forget(Point::Secured);
-        self.remark("QUICKSTART failed: trying again in plain ESMTP");
-    }
-
-    fn finish_broken(&mut self, failure: Failure) {
-        let uncertain: Vec<_> = self.link.transactions.iter().filter(|t| t.awaits_end(&self.link.expected)).collect();
-        for transaction in uncertain {
-            for &recipient in &transaction.accepted_or_unanswered(&self.link.expected) {
-                let fate = &mut self.jobs[transaction.job].fates[recipient];
-                if *fate == Fate::Open {
-                    *fate = Fate::Settled(Verdict::Uncertain);
-                }
-            }
-        }
-        self.finish(Some(failure));
+        self.remark("QUICKSTART failed: plain ESMTP from here on");
     }
 
     /// Settles everything and says goodbye.

@@ -196,7 +196,7 @@ impl Client {
                 self.start_tls(SecuredBy::StartTls);
             }
             (None, _) => self.handle_start_tls_refused(reply),
-            (Some(_), 220) => self.handle_pipelined_tls_accepted(now),
+            (Some(_), 220) => self.handle_pipelined_tls_accepted(now, reply),
             (Some(_), _) => self.handle_pipelined_tls_refused(now, reply),
         }
     }
@@ -213,14 +213,14 @@ impl Client {
         };
     }
 
-    fn handle_pipelined_tls_accepted(&mut self, now: Now) {
+    fn handle_pipelined_tls_accepted(&mut self, now: Now, reply: &Reply) {
         self.link.incoming = Layer::Tls;
         if !self.is_draining() {
             return;
         }
         // QHLO was refused, STARTTLS was not: unusual, but the handshake is under way all the same.
         if self.link.early.is_some() {
-            return self.reconnect(now, How::PlainEsmtp);
+            return self.reconnect_broken(now, How::PlainEsmtp, Failure::Unexpected(reply.clone()));
         }
         self.link.state = State::Handshake;
     }
@@ -406,11 +406,11 @@ impl Client {
         self.settle_open(job, &accepted, &Verdict::refusal(reply));
     }
 
-    fn settle_open(&mut self, job: usize, recipients: &[usize], verdict: &Verdict) {
+    pub(super) fn settle_open(&mut self, job: usize, recipients: &[usize], verdict: &Verdict) {
+        let job = &mut self.jobs[job];
         for &recipient in recipients {
-            let fate = &mut self.jobs[job].fates[recipient];
-            if *fate == Fate::Open {
-                *fate = Fate::Settled(verdict.clone());
+            if job.fates[recipient] == Fate::Open {
+                job.settle(recipient, verdict);
             }
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{
     Action, Address, Capabilities, Client, Config, Content, Dialect, EarlyData, EightBit, Ending, Failure, Flights,
-    HelloName, How, Layer, Login, Message, Outcome, Point, Profile, Recipient, Security, ServerMemory, Verdict,
+    HelloName, How, Layer, Login, Message, Outcome, Point, Profile, Recipient, Security, ServerMemory, Verdict, Xtext,
 };
 use crate::proto::reply_reader::{Reply, ReplyError};
 use crate::proto::secret::Secret;
@@ -1491,6 +1491,184 @@ fn a_reply_of_a_class_that_does_not_belong_there_is_no_verdict() {
         let outcome = play_to_an_end("HELP", ENVELOPE_AND_DATA, replies);
         assert_eq!(outcome.messages, [[Verdict::Unsent(Failure::Unexpected(reply))]], "{replies}");
         assert!(outcome.messages[0][0].is_temporary());
+    }
+}
+
+// ── What a server may have taken before it said anything ────────────────────────────────────────────────────────────
+
+/// A whole submission behind QTLS, to a server whose list inside TLS is remembered: nothing inside is answered yet.
+const HURRIED: &str = "
+    S: 220-s
+    S: 220-PIPELINING
+    S: 220-STARTTLS
+    S: 220 QUICKSTART QTLS QHLO=c1 STARTTLS
+    C: QTLS
+    C: <tls>
+    S: <tls>
+    C: QHLO c s1
+    C: AUTH PLAIN AGFubgBzZWNyZXQ=
+    C: MAIL FROM:<a@x>
+    C: RCPT TO:<b@y>
+    C: BDAT 5 LAST
+    C: .hi
+    ";
+
+const OVER: &str = "\nC: <done>\nC: <close>";
+
+/// The same messages in plain ESMTP.
+fn in_plain_esmtp(mail: &str, inside: &str) -> String {
+    let esmtp = plain_esmtp_from_greeting();
+    format!("\nC: <plain>\n{}", esmtp.replace("MAIL FROM:<a@x>", mail).replace("250-CHUNKING", inside))
+}
+
+fn with_token(recipients: &[&str]) -> Message {
+    Message { once: Some(Xtext::once_token("t").unwrap()), ..message_to(recipients) }
+}
+
+const ONCE_LIST: [&str; 5] = ["PIPELINING", "CHUNKING", "XONCE", "AUTH PLAIN LOGIN", "QUICKSTART AUTH QHLO=s1"];
+
+#[test]
+fn a_message_that_left_whole_before_a_server_agreed_to_anything_is_not_sent_again() {
+    for replies in [
+        "S: <closed>",
+        "S: 220 s\nS: <closed>",
+        "S: 220 s\nS: 550 5.7.1 no\nS: <closed>",
+        "S: 220 s\nS: 550 5.7.1 no\nS: 235 in\nS: 250 ok\nS: 250 ok\nS: <closed>",
+        "S: rubbish",
+    ] {
+        let dialog = format!("{HURRIED}{replies}{OVER}");
+        let memory = remembered(&[], &SECURED_LIST);
+        let (outcome, _, client) = play(&dialog, config(), memory, vec![message_to(&["b@y"])]);
+        assert_eq!(outcome.messages, [[Verdict::Uncertain]], "{replies}");
+        assert!(outcome.failure.is_some(), "{replies}");
+        assert!(client.memory().avoids_quickstart(Now::simulated_ms(0).unix), "{replies}");
+    }
+}
+
+#[test]
+fn however_the_hurry_began_the_message_may_be_there() {
+    let flight = "
+        C: QHLO c s1
+        C: AUTH PLAIN AGFubgBzZWNyZXQ=
+        C: MAIL FROM:<a@x>
+        C: RCPT TO:<b@y>
+        C: BDAT 5 LAST
+        C: .hi
+        S: <closed>";
+    let pipelined = format!("C: QHLO c c1\nC: STARTTLS\nC: <tls>{GREETING}\nS: 220 ok\nS: 220 go\nS: <tls>{flight}");
+    let implicit = format!("C: <tls>\nS: <tls>{flight}");
+    let plain = format!("C: QHLO c s1{ENVELOPE_AND_BDAT}\nS: <closed>");
+    for (dialog, config, memory) in [
+        (pipelined, config(), full_memory()),
+        (implicit, Config { security: Security::Implicit, ..config() }, full_memory()),
+        (plain, plain_config(), remembered(&SECURED_LIST, &[])),
+    ] {
+        let dialog = format!("{dialog}{OVER}");
+        let (outcome, ..) = play(&dialog, config, memory, vec![message_to(&["b@y"])]);
+        assert_eq!(outcome.messages, [[Verdict::Uncertain]], "{dialog}");
+    }
+}
+
+#[test]
+fn the_messages_behind_one_that_may_be_there_go_on_in_plain_esmtp() {
+    let rest = in_plain_esmtp("MAIL FROM:<a@x>", "250-CHUNKING").replace("b@y", "c@y");
+    let dialog = format!("{HURRIED}S: <closed>{rest}");
+    let messages = vec![message_to(&["b@y"]), message_to(&["c@y"])];
+    let (outcome, ..) = play(&dialog, config(), remembered(&[], &SECURED_LIST), messages);
+    assert_eq!(outcome.messages[0], [Verdict::Uncertain]);
+    assert!(outcome.messages[1][0].is_accepted());
+    assert_eq!(outcome.failure, None);
+}
+
+#[test]
+fn a_message_that_cannot_have_been_taken_is_sent_again_at_once() {
+    let never_left = HURRIED.split_once("S: <tls>").unwrap().0.to_owned() + "S: <tls>\nS: <closed>";
+    let mail_refused = format!("{HURRIED}S: 220 s\nS: 550 5.7.1 no\nS: 503 no\nS: 503 no\nS: <closed>");
+    let id_refused = format!("{HURRIED}{}\nS: 520 wrong id\nS: <closed>", SECURED_GREETING.trim());
+    let not_served = format!("{HURRIED}S: 554 no");
+    for start in [never_left, mail_refused, id_refused, not_served] {
+        let dialog = format!("{start}{}", in_plain_esmtp("MAIL FROM:<a@x>", "250-CHUNKING"));
+        let memory = remembered(&[], &SECURED_LIST);
+        let (outcome, ..) = play(&dialog, config(), memory, vec![message_to(&["b@y"])]);
+        assert!(accepted(&outcome), "{start}");
+    }
+}
+
+#[test]
+fn a_message_that_may_be_there_is_sent_again_under_its_token() {
+    let mail = "MAIL FROM:<a@x> XONCE=t";
+    let start = HURRIED.replace("MAIL FROM:<a@x>", mail) + "S: <closed>";
+    let dialog = format!("{start}{}", in_plain_esmtp(mail, "250-CHUNKING\nS: 250-XONCE"));
+    let memory = remembered(&[], &ONCE_LIST);
+    let (outcome, ..) = play(&dialog, config(), memory, vec![with_token(&["b@y"])]);
+    assert!(accepted(&outcome));
+}
+
+#[test]
+fn without_the_same_token_a_message_that_may_be_there_is_not_sent_again() {
+    let start = HURRIED.replace("MAIL FROM:<a@x>", "MAIL FROM:<a@x> XONCE=t") + "S: <closed>\nC: <plain>\n";
+    let esmtp = plain_esmtp_from_greeting();
+    let until_login = esmtp.split_once("C: MAIL").unwrap().0;
+    let bye = "C: QUIT\nC: <done>\nS: 221 bye\nC: <close>";
+    let not_offered = format!("{start}{until_login}{bye}");
+    let memory = remembered(&[], &ONCE_LIST);
+    let (outcome, ..) = play(&not_offered, config(), memory.clone(), vec![with_token(&["b@y"])]);
+    assert_eq!(outcome.messages, [[Verdict::Uncertain]]);
+
+    // In two parts it would bear other tokens.
+    let two = |dialog: &str| dialog.replace("C: RCPT TO:<b@y>", "C: RCPT TO:<b@y>\nC: RCPT TO:<c@y>");
+    let until_login = until_login.replace("250-CHUNKING", "250-LIMITS RCPTMAX=1\nS: 250-XONCE");
+    let in_parts = format!("{}{until_login}{bye}", two(&start));
+    let (outcome, ..) = play(&in_parts, config(), memory, vec![with_token(&["b@y", "c@y"])]);
+    assert_eq!(outcome.messages, [[Verdict::Uncertain, Verdict::Uncertain]]);
+}
+
+#[test]
+fn a_message_that_may_be_there_stays_so_whatever_becomes_of_the_second_attempt() {
+    let start = HURRIED.replace("MAIL FROM:<a@x>", "MAIL FROM:<a@x> XONCE=t") + "S: <closed>\nC: <plain>\n";
+    let esmtp = plain_esmtp_from_greeting().replace("MAIL FROM:<a@x>", "MAIL FROM:<a@x> XONCE=t");
+    let (with_mail, _) = esmtp.split_once("S: 250 taken").unwrap();
+    let with_mail = with_mail.replace("250-CHUNKING", "250-CHUNKING\nS: 250-XONCE") + "S: <closed>";
+    for second in ["S: <closed>", "S: 421 4.3.2 down", "S: 554 no", &with_mail] {
+        let end = if second == "S: 554 no" { "\nC: QUIT\nC: <done>\nS: 221 bye\nC: <close>" } else { OVER };
+        let dialog = format!("{start}{second}{end}");
+        let memory = remembered(&[], &ONCE_LIST);
+        let (outcome, ..) = play(&dialog, config(), memory, vec![with_token(&["b@y"])]);
+        assert_eq!(outcome.messages, [[Verdict::Uncertain]], "{second}");
+        assert!(outcome.failure.is_some(), "{second}");
+    }
+}
+
+#[test]
+fn early_data_without_a_token_is_taken_only_when_the_handshake_is_done() {
+    let agreed = format!("{EARLY_FLIGHT}{GREETING}\nS: 220 ok\nS: 220 go\n");
+    let (outcome, _) = play_early(&format!("{agreed}S: <accepted>\nS: <closed>{OVER}"), 10_000);
+    assert_eq!(outcome.messages, [[Verdict::Uncertain]]);
+
+    let again = in_plain_esmtp("MAIL FROM:<a@x>", "250-CHUNKING");
+    for server in ["S: <closed>", "S: <rejected>\nS: <closed>"] {
+        let (outcome, _) = play_early(&format!("{agreed}{server}{again}"), 10_000);
+        assert!(accepted(&outcome), "{server}");
+    }
+}
+
+#[test]
+fn early_data_with_a_token_may_be_taken_before_the_handshake_is_done() {
+    let mail = "MAIL FROM:<a@x> XONCE=t";
+    let flight = EARLY_FLIGHT.replace("MAIL FROM:<a@x>", mail);
+    let inside = ["PIPELINING", "CHUNKING", "XONCE", "AUTH PLAIN", "QUICKSTART AUTH QHLO=s1 XEARLYDATA"];
+    let make = || {
+        let memory = remembered(&CONNECT_LIST, &inside);
+        Client::new(Now::simulated_ms(0), config(), memory, vec![with_token(&["b@y"])])
+    };
+    let unusual = format!("{}\nS: 520 wrong id\nS: 220 go", GREETING.replace("QHLO=c1", "QHLO=c2"));
+    for server in ["\nS: <closed>", unusual.as_str()] {
+        let again = in_plain_esmtp(mail, "250-CHUNKING\nS: 250-XONCE");
+        let (outcome, ..) = play_with(&format!("{flight}{server}{again}"), make, 10_000);
+        assert!(accepted(&outcome), "{server}");
+        let lost = format!("{flight}{server}\nC: <plain>\nS: <closed>{OVER}");
+        let (outcome, ..) = play_with(&lost, make, 10_000);
+        assert_eq!(outcome.messages, [[Verdict::Uncertain]], "{server}");
     }
 }
 

@@ -13,6 +13,9 @@ use crate::proto::dot_stuffing::DotStuffing;
 pub(super) struct Job {
     pub(super) message: Message,
     pub(super) fates: Vec<Fate>,
+    /// Recipients for whom a server may have taken it already, on a connection that broke. They can have it again under the
+    /// same token, and that means: all of them, and nobody else with them.
+    pub(super) doubted: Vec<usize>,
 }
 
 /// Where a recipient stands.
@@ -28,22 +31,41 @@ pub(super) enum Fate {
 
 impl Job {
     pub(super) fn new(message: Message) -> Self {
-        Self { fates: vec![Fate::Waiting; message.recipients.len()], message }
+        Self { fates: vec![Fate::Waiting; message.recipients.len()], message, doubted: Vec::new() }
     }
 
     pub(super) fn is_settled(&self) -> bool {
         self.fates.iter().all(|fate| matches!(fate, Fate::Settled(_)))
     }
 
-    /// Recipients that are not in a transaction yet.
+    /// Recipients that are not in a transaction yet and can be in the next one together.
     pub(super) fn waiting(&self) -> impl Iterator<Item = usize> {
-        self.fates.iter().enumerate().filter(|(_, fate)| **fate == Fate::Waiting).map(|(index, _)| index)
+        let waits = |recipient: &usize| self.fates[*recipient] == Fate::Waiting;
+        let doubted_first = self.doubted.iter().any(waits);
+        (0..self.fates.len()).filter(waits).filter(move |recipient| !doubted_first || self.doubted.contains(recipient))
+    }
+
+    /// Settles one recipient. That the message was not sent now is not the whole truth if it may have been taken before.
+    pub(super) fn settle(&mut self, recipient: usize, verdict: &Verdict) {
+        let may_have_it = matches!(verdict, Verdict::Unsent(_)) && self.doubted.contains(&recipient);
+        self.fates[recipient] = Fate::Settled(if may_have_it { Verdict::Uncertain } else { verdict.clone() });
     }
 
     /// Settles the recipients that are not settled yet.
     pub(super) fn settle_rest(&mut self, verdict: &Verdict) {
-        for fate in self.fates.iter_mut().filter(|fate| !matches!(fate, Fate::Settled(_))) {
-            *fate = Fate::Settled(verdict.clone());
+        self.settle_where(|fate| !matches!(fate, Fate::Settled(_)), verdict);
+    }
+
+    /// Settles the recipients that are not in a transaction yet.
+    pub(super) fn settle_waiting(&mut self, verdict: &Verdict) {
+        self.settle_where(|fate| *fate == Fate::Waiting, verdict);
+    }
+
+    fn settle_where(&mut self, is_meant: impl Fn(&Fate) -> bool, verdict: &Verdict) {
+        for recipient in 0..self.fates.len() {
+            if is_meant(&self.fates[recipient]) {
+                self.settle(recipient, verdict);
+            }
         }
     }
 
