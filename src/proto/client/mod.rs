@@ -507,7 +507,8 @@ impl Client {
         if self.is_over() || self.is_resting() {
             return None;
         }
-        let waits_for_message = matches!(self.link.expected.front(), Some(Expected::End(_)));
+        // A server that passes a message on before it answers may hold back the replies before that one with it.
+        let waits_for_message = self.link.expected.iter().any(|expected| matches!(expected, Expected::End(_)));
         let wait = if waits_for_message { self.config.message_timeout } else { self.config.reply_timeout };
         Some(self.link.active + wait)
     }

@@ -1401,7 +1401,7 @@ fn a_connection_that_stays_takes_more_messages() {
     output.clear();
     client.poll_output(now, &mut output);
     assert!(output.starts_with(b"MAIL"), "{}", String::from_utf8_lossy(&output));
-    assert_eq!(client.poll_timeout(), Some(Duration::from_secs(3_900)));
+    assert_eq!(client.poll_timeout(), Some(Duration::from_secs(4_200)));
     client.handle_bytes(now, b"250 a\r\n250 b\r\n250 c\r\n");
     client.handle_quit();
     output.clear();
@@ -1543,6 +1543,18 @@ fn a_message_that_left_whole_before_a_server_agreed_to_anything_is_not_sent_agai
         assert!(outcome.failure.is_some(), "{replies}");
         assert!(client.memory().avoids_quickstart(Now::simulated_ms(0).unix), "{replies}");
     }
+}
+
+#[test]
+fn a_message_that_left_along_with_its_commands_has_the_time_of_a_message() {
+    let now = Now::simulated_ms(0);
+    let memory = remembered(&SECURED_LIST, &[]);
+    let mut client = Client::new(now, plain_config(), memory, vec![message_to(&["b@y"])]);
+    client.poll_output(now, &mut Vec::new());
+    assert_eq!(client.poll_timeout(), Some(Duration::from_secs(600)));
+    client.handle_timeout(Now::simulated_ms(600_000));
+    let Action::Done(outcome) = client.poll_action() else { panic!("it goes on") };
+    assert_eq!((outcome.messages, outcome.failure), (vec![vec![Verdict::Uncertain]], Some(Failure::TimedOut)));
 }
 
 #[test]
