@@ -14,7 +14,7 @@ use super::{SubmitError, judge};
 use crate::exit::Exit;
 use crate::limits::SUBMIT_CONNECTIONS_MAX;
 use crate::proto::client::{Client, How, Message, Outcome, Point, ServerMemory, Verdict};
-use crate::wire::client::{Connection, TlsSetup};
+use crate::wire::client::{Connection, Step, TlsSetup};
 
 /// A request under way or done.
 #[derive(Debug)]
@@ -69,7 +69,8 @@ impl<'a> Delivery<'a> {
         show.remark(self.connection.client_mut(), "the connection broke: sending again, under the same token");
         let mut again = Self::new(self.request, Arc::clone(&self.setup.config), self.memory().clone())?;
         // If the server is gone for good, the message stays as uncertain as it was.
-        let Ok(second) = again.drive(show) else { return Ok(outcome) };
+        let Ok(mut second) = again.drive(show) else { return Ok(outcome) };
+        keep_doubts(&outcome, &mut second);
         *self = again;
         Ok(second)
     }
@@ -78,19 +79,26 @@ impl<'a> Delivery<'a> {
         let addresses = self.request.addresses()?;
         let server = self.request.server.key();
         for _ in 0..SUBMIT_CONNECTIONS_MAX {
-            let end = self
-                .link
-                .converse(&addresses, &mut self.connection, show)
-                .map_err(|error| SubmitError::new(Exit::Temporary, format!("{server} cannot be reached: {error}")))?;
-            match end {
-                End::Done(outcome) => return Ok(outcome),
-                End::Reconnect(How::PlainEsmtp | How::Again) => {
+            match self.link.converse(&addresses, &mut self.connection, show) {
+                Ok(End::Done(outcome)) => return Ok(outcome),
+                Ok(End::Reconnect(How::PlainEsmtp | How::Again)) => {
                     self.link = Link::new(self.clock);
                     self.connection.handle_reconnected(self.clock.now());
                 }
+                Err(error) => return self.end(format!("{server} cannot be reached: {error}")),
             }
         }
-        Err(SubmitError::new(Exit::Temporary, format!("{server} needs too many connections")))
+        self.end(format!("{server} needs too many connections"))
+    }
+
+    /// No further connection can be made. An earlier one may have brought the message there all the same.
+    fn end(&mut self, words: String) -> Result<Outcome, SubmitError> {
+        let now = self.clock.now();
+        self.connection.handle_closed(now);
+        match self.connection.poll_step(now, &mut Vec::new()) {
+            Step::Settled(outcome) if is_uncertain(&outcome) => Ok(outcome),
+            _ => Err(SubmitError::new(Exit::Temporary, words)),
+        }
     }
 
     /// Does the server know the message by its token, if it has it?
@@ -111,6 +119,16 @@ impl<'a> Delivery<'a> {
     /// Says goodbye and takes what comes behind the final reply; returns what is remembered then.
     pub(super) fn linger(mut self, time: Duration) {
         self.link.linger(&mut self.connection, time);
+    }
+}
+
+/// Whom the first attempt may have reached is not unreached because the second one sent nothing.
+fn keep_doubts(first: &Outcome, second: &mut Outcome) {
+    let both = first.messages.iter().flatten().zip(second.messages.iter_mut().flatten());
+    for (before, verdict) in both {
+        if *before == Verdict::Uncertain && matches!(verdict, Verdict::Unsent(_)) {
+            *verdict = Verdict::Uncertain;
+        }
     }
 }
 

@@ -81,11 +81,11 @@ fn now() -> Now {
 }
 
 pub(super) fn start_server(message_bytes_max: u64, opening: Opening) -> TestServer {
-    start_forgetful_server(message_bytes_max, opening, 0)
+    start_forgetful_server(message_bytes_max, opening, &[])
 }
 
-/// A server that takes so many messages without answering, as if the connection had broken.
-fn start_forgetful_server(message_bytes_max: u64, opening: Opening, lost_answers: usize) -> TestServer {
+/// A server whose first connections go so, and all others well.
+fn start_forgetful_server(message_bytes_max: u64, opening: Opening, first: &'static [Answers]) -> TestServer {
     let own = SelfSigned::new("localhost", now()).unwrap();
     let certificate = Certificate::from_pem(own.certificate.as_bytes(), own.key.as_bytes()).unwrap();
     let configs = Arc::new(ServerConfigs::new(&ServerSettings {
@@ -99,15 +99,20 @@ fn start_forgetful_server(message_bytes_max: u64, opening: Opening, lost_answers
     let address = listener.local_addr().unwrap();
     let (sender, seen) = channel();
     thread::spawn(move || {
-        let mut lost_answers = lost_answers;
+        let mut first = first.iter();
         while let Ok((mut stream, client)) = listener.accept() {
             let peer = Peer { client, server: address.ip() };
             let resources = Arc::new(Resources::new(0, 1 << 30));
             let server = Server::new(Arc::clone(&rules), resources, peer, opening, now());
             let connection = Connection::new(server, opening, Arc::clone(&configs), now());
-            let answers = if lost_answers > 0 { Answers::Lost } else { Answers::Given };
-            lost_answers = lost_answers.saturating_sub(1);
-            if sender.send(serve(connection, &mut stream, answers)).is_err() {
+            let answers = *first.next().unwrap_or(&Answers::Given);
+            let seen = serve(connection, &mut stream, answers);
+            if answers == Answers::LostForGood {
+                drop(listener);
+                let _ = sender.send(seen);
+                return;
+            }
+            if sender.send(seen).is_err() {
                 return;
             }
         }
@@ -118,7 +123,10 @@ fn start_forgetful_server(message_bytes_max: u64, opening: Opening, lost_answers
 #[derive(Clone, Copy, PartialEq)]
 enum Answers {
     Given,
+    /// The message is taken, and the connection breaks before it is answered.
     Lost,
+    /// The same, and then nobody listens any more.
+    LostForGood,
 }
 
 fn serve(mut connection: Connection, stream: &mut (impl Read + Write), answers: Answers) -> Seen {
@@ -141,7 +149,7 @@ fn serve(mut connection: Connection, stream: &mut (impl Read + Write), answers: 
             Step::Store(stored) => {
                 message = Some(String::from_utf8(stored.content.clone()).unwrap());
                 token = stored.envelope.once().map(str::to_owned);
-                if answers == Answers::Lost {
+                if answers != Answers::Given {
                     let start = connection.server().tally().start;
                     return Seen { start, message, receives, token, resumed: false };
                 }
@@ -211,7 +219,7 @@ fn a_message_arrives_whole_and_the_second_one_needs_fewer_flights() {
 
 #[test]
 fn a_message_whose_answer_is_lost_is_sent_again_under_the_same_token() {
-    let server = start_forgetful_server(1 << 20, Opening::Clear, 1);
+    let server = start_forgetful_server(1 << 20, Opening::Clear, &[Answers::Lost]);
     let (settings, _folder) = settings(&server);
     submit(&settings, &wishes(), b"Subject: hello\n\nx\n").unwrap();
     let (first, second) = (server.seen.recv().unwrap(), server.seen.recv().unwrap());
@@ -223,10 +231,21 @@ fn a_message_whose_answer_is_lost_is_sent_again_under_the_same_token() {
 
 #[test]
 fn a_message_whose_answer_is_lost_every_time_is_uncertain() {
-    let server = start_forgetful_server(1 << 20, Opening::Clear, 3);
+    let server = start_forgetful_server(1 << 20, Opening::Clear, &[Answers::Lost; 3]);
     let (settings, _folder) = settings(&server);
     let error = submit(&settings, &wishes(), b"x\n").unwrap_err();
     assert_eq!(error.exit(), Exit::Temporary, "{error}");
+}
+
+#[test]
+fn a_message_that_may_be_there_is_uncertain_when_no_other_connection_can_be_made() {
+    let server = start_forgetful_server(1 << 20, Opening::Clear, &[Answers::Given, Answers::LostForGood]);
+    let (settings, _folder) = settings(&server);
+    submit(&settings, &wishes(), b"x\n").unwrap();
+    let error = submit(&settings, &wishes(), b"x\n").unwrap_err();
+    assert!(server.seen.iter().nth(1).unwrap().message.is_some());
+    assert_eq!(error.exit(), Exit::Temporary, "{error}");
+    assert!(error.to_string().contains("before the server's answer"), "{error}");
 }
 
 #[test]
