@@ -578,7 +578,8 @@ impl Client {
         matches!(self.config.security, Security::Required | Security::IfOffered)
     }
 
-    fn is_over(&self) -> bool {
+    /// Has this connection ended, or is it to be replaced by another one? It takes no more messages.
+    pub fn is_over(&self) -> bool {
         matches!(self.link.state, State::Closed(_))
     }
 

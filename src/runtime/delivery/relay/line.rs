@@ -58,6 +58,11 @@ impl Line {
         self.wire.client_mut().handle_message(message);
     }
 
+    /// Has the connection ended? Then it must not be given a message, and nothing will be heard from it.
+    pub(super) fn is_over(&self) -> bool {
+        self.wire.client().is_over()
+    }
+
     /// Talks until the message is settled.
     pub(super) async fn converse(&mut self) -> Result<Answers, NoConnection> {
         let result = self.converse_to_the_end().await;
@@ -77,6 +82,7 @@ impl Line {
         loop {
             match self.wire.poll_step(self.hop.now(), &mut self.output) {
                 Step::Send => self.send().await?,
+                Step::Receive if self.is_over() => return Err(no_outcome()),
                 Step::Receive => {
                     self.send().await?;
                     if self.stream.is_some() {
@@ -90,7 +96,7 @@ impl Line {
                     self.write_failed = false;
                     self.wire.handle_reconnected(self.hop.now());
                 }
-                Step::Close => return Err(NoConnection("the connection ended without an outcome".to_owned())),
+                Step::Close => return Err(no_outcome()),
             }
         }
     }
@@ -99,6 +105,8 @@ impl Line {
     pub(super) async fn wait(&mut self, errands: &flume::Receiver<Errand>, idle: Duration) -> Woken {
         loop {
             match self.wire.poll_step(self.hop.now(), &mut self.output) {
+                // A socket that was closed is always ready to be read: whoever waited for it would never stop.
+                Step::Receive if self.is_over() => return Woken::Closed,
                 Step::Receive if self.send().await.is_ok() && !self.write_failed => {}
                 _ => return Woken::Closed,
             }
@@ -124,7 +132,7 @@ impl Line {
         let goodbye = async {
             loop {
                 match self.wire.poll_step(self.hop.now(), &mut self.output) {
-                    Step::Receive if self.stream.is_none() || self.write_failed => return,
+                    Step::Receive if self.stream.is_none() || self.write_failed || self.is_over() => return,
                     Step::Receive => {
                         let _ = self.send().await;
                         self.receive().await;
@@ -199,4 +207,8 @@ impl Line {
         }
         Poll::Ready(())
     }
+}
+
+fn no_outcome() -> NoConnection {
+    NoConnection("the connection ended without an outcome".to_owned())
 }

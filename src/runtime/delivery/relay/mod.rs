@@ -429,8 +429,10 @@ fn put_off_to_another_transaction(verdicts: &[Verdict]) -> Vec<usize> {
 async fn exchange(hop: &Rc<Hop>, line: &mut Option<Line>, message: client::Message) -> Result<Answers, NoConnection> {
     if let Some(open) = line {
         open.add(message.clone());
-        let answers = open.converse().await?;
-        if !was_closed_meanwhile(&answers) {
+        // One that ends without an answer had ended before the message was said.
+        if let Ok(answers) = open.converse().await
+            && !was_closed_meanwhile(&answers)
+        {
             keep_or_part(line, &answers);
             return Ok(answers);
         }
@@ -465,11 +467,10 @@ async fn over_new_line(
     }
 }
 
-/// A connection on which something failed takes no more messages. Whoever waits for the answer does not wait for the goodbye.
+/// A connection on which something failed takes no more messages, nor does one that the server ended right behind its answer,
+/// which harms no message. Whoever waits for the answer does not wait for the goodbye.
 fn keep_or_part(line: &mut Option<Line>, answers: &Answers) {
-    if answers.failure.is_some()
-        && let Some(line) = line.take()
-    {
+    if let Some(line) = line.take_if(|line| answers.failure.is_some() || line.is_over()) {
         spawn_guarded(line.part());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! In a script `S:` is what the server says and `C:` what it waits for: the beginning of a line, or a mark. `C: <7>` waits
 //! for so many bytes, `C: <dot>` for the end of a message after DATA, `C: <end>` until the client closes; `S: <tls>` shakes
-//! hands, `S: <close>` closes, and so does the script's end.
+//! hands, `S: <noise>` breaks TLS, `S: <close>` closes, and so does the script's end. What stands on one line with ` | `
+//! between is said in one piece.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -125,6 +126,7 @@ impl Playing {
             let done = match (line.split_at(2), line.get(3..).unwrap_or_default()) {
                 (("S:", _), "<close>") => return self.heard,
                 (("S:", _), "<tls>") => self.shake_hands(),
+                (("S:", _), "<noise>") => self.socket.write_all(b"this is no record of TLS").is_ok(),
                 (("S:", _), text) => self.say(text),
                 ((_, _), "<end>") => {
                     while self.receive() {}
@@ -151,7 +153,7 @@ impl Playing {
     }
 
     fn say(&mut self, text: &str) -> bool {
-        let line = format!("{text}\r\n");
+        let line = format!("{}\r\n", text.replace(" | ", "\r\n"));
         let mut out = Vec::new();
         match &mut self.tls {
             None => out.extend_from_slice(line.as_bytes()),
@@ -246,10 +248,12 @@ fn message(mail: &str, recipients: &[&str]) -> Message {
     message
 }
 
-/// Runs a task on an executor of its own.
+/// Runs a task on an executor of its own. One that never ends fails its test and does not stop the others.
 fn run<T: Send + 'static>(task: impl AsyncFnOnce() -> T + Send + 'static) -> T {
     let executor = || LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().unwrap();
-    std::thread::spawn(move || executor().run(task())).join().unwrap()
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(executor().run(task())));
+    end.recv_timeout(2 * PATIENCE).expect("the task ends")
 }
 
 /// Carries messages one after the other, then says goodbye.
@@ -347,6 +351,27 @@ fn a_connection_that_the_server_closed_meanwhile_costs_nothing_but_a_new_one() {
     let results = carry(hop.settings(RelayTls::Off), vec![message("<a@b>", &["c@d"]), message("<a@b>", &["c@d"])]);
     assert!(results.iter().all(|result| words(result) == ["0 delivered 2.6.0"]), "{results:?}");
     assert_eq!(hop.heard().len(), 2);
+}
+
+#[test]
+fn a_server_that_says_goodbye_right_behind_its_answer_gets_what_waits_over_a_new_connection() {
+    let last = ONE_MESSAGE.replace("2.6.0 taken", "2.6.0 taken | 421 4.3.2 stopping");
+    let hop = Scripted::start(&[
+        &format!("{HELLO}{last}\nS: <close>"),
+        &format!("{HELLO}{last}\nS: <close>"),
+        &format!("{HELLO}{ONE_MESSAGE}{GOODBYE}"),
+    ]);
+    let settings = RelaySettings { connections_max: 1, ..hop.settings(RelayTls::Off) };
+    let delivered = run(async move || {
+        let relay = Relay::start(settings, Clock::start());
+        let message = message("<a@b>", &["c@d"]);
+        let one = async || words(&relay.carry(&message, &[0]).await);
+        let (first, (second, third)) = futures_lite::future::zip(one(), futures_lite::future::zip(one(), one())).await;
+        relay.close().await;
+        [first, second, third].concat()
+    });
+    assert_eq!(delivered, ["0 delivered 2.6.0", "0 delivered 2.6.0", "0 delivered 2.6.0"]);
+    assert_eq!(hop.heard().len(), 3);
 }
 
 #[test]
