@@ -398,7 +398,8 @@ async fn carry(hop: &Rc<Hop>, line: &mut Option<Line>, message: &client::Message
         if left.is_empty() || message.all_or_nothing || hop.is_lmtp() {
             break;
         }
-        let further = exchange(hop, line, message.part(&left)).await?;
+        // If nobody is there any more, those who have the message have it all the same, and the others wait.
+        let Ok(further) = exchange(hop, line, message.part(&left)).await else { break };
         let progress = further.verdicts.iter().any(Verdict::is_accepted);
         for (recipient, verdict) in left.iter().zip(further.verdicts) {
             answers.verdicts[*recipient] = verdict;

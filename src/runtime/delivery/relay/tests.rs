@@ -54,15 +54,17 @@ impl Scripted {
         let (configs, trust) = certified();
         let scripts: Vec<String> = scripts.iter().map(|script| (*script).to_owned()).collect();
         let thread = std::thread::spawn(move || {
-            let play = |script: String| {
-                let (socket, _) = listener.accept().unwrap();
+            let (mut listener, last) = (Some(listener), scripts.len() - 1);
+            let play = |(number, script): (usize, String)| {
+                let (socket, _) = listener.as_ref().unwrap().accept().unwrap();
+                listener.take_if(|_| number == last);
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
                 let ending = socket.try_clone().unwrap();
                 let heard = Playing::new(Box::new(socket), Arc::clone(&configs)).play(&script);
                 let _ = ending.shutdown(Shutdown::Both);
                 heard
             };
-            scripts.into_iter().map(play).collect()
+            scripts.into_iter().enumerate().map(play).collect()
         });
         Self { port, thread, trust }
     }
@@ -471,6 +473,35 @@ fn recipients_beyond_what_the_server_takes_at_once_follow_at_once() {
     let hop = Scripted::start(&[&format!("{HELLO}{two}{rest}{GOODBYE}")]);
     let result = carry_one(hop.settings(RelayTls::Off), message("<a@b>", &["c@d", "e@d"]));
     assert_eq!(words(&result), ["0 delivered 2.6.0", "1 delivered 2.6.0"]);
+}
+
+const ONE_OF_TWO: &str = "
+    C: MAIL FROM:<a@b>
+    C: RCPT TO:<c@d>
+    C: RCPT TO:<e@d>
+    C: BDAT 7 LAST
+    C: <7>
+    S: 250 sender
+    S: 250 recipient
+    S: 452 4.5.3 too many
+    S: 250 2.6.0 taken | 421 4.3.2 stopping
+    S: <close>";
+
+#[test]
+fn recipients_beyond_what_the_server_takes_at_once_follow_over_a_new_connection_if_it_says_goodbye() {
+    let rest = ONE_MESSAGE.replace("<c@d>", "<e@d>").replace("2.6.0 taken", "2.6.0 taken too");
+    let hop = Scripted::start(&[&format!("{HELLO}{ONE_OF_TWO}"), &format!("{HELLO}{rest}{GOODBYE}")]);
+    let result = carry_one(hop.settings(RelayTls::Off), message("<a@b>", &["c@d", "e@d"]));
+    assert_eq!(words(&result), ["0 delivered 2.6.0", "1 delivered 2.6.0"]);
+    assert_eq!(hop.heard().len(), 2);
+}
+
+#[test]
+fn who_has_the_message_has_it_though_nobody_is_there_for_those_who_were_to_follow() {
+    let one = ONE_OF_TWO.replace(" | 421 4.3.2 stopping", "");
+    let hop = Scripted::start(&[&format!("{HELLO}{one}")]);
+    let result = carry_one(hop.settings(RelayTls::Off), message("<a@b>", &["c@d", "e@d"]));
+    assert_eq!(words(&result), ["0 delivered 2.6.0", "1 deferred 4.5.3"]);
 }
 
 #[test]
