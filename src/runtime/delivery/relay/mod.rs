@@ -488,11 +488,15 @@ fn may_ask_again(answers: &Answers) -> bool {
     answers.offers_once && answers.verdicts.contains(&Verdict::Uncertain)
 }
 
-/// Where TLS is only used if that works, one that does not work is done without (RFC 7435 §3).
+/// Where TLS is only used if that works, one that does not work is done without (RFC 7435 §3). TLS that fails later worked:
+/// whoever breaks it then must not get to read what went through it.
 fn is_tls_of_no_use(hop: &Hop, answers: &Answers) -> bool {
+    let is_unsent = |verdict: &Verdict| matches!(verdict, Verdict::Unsent(_));
     hop.settings.tls == RelayTls::Opportunistic
         && hop.security() == Security::IfOffered
         && matches!(answers.failure, Some(Failure::Tls(_) | Failure::TlsUnavailable(_)))
+        && !answers.confirmed
+        && answers.verdicts.iter().all(is_unsent)
 }
 
 /// RFC 3463 §3.5: no answer from the host.

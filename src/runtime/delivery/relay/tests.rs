@@ -658,6 +658,15 @@ fn opportunistic_tls_takes_any_certificate_and_does_without_one_that_does_not_wo
 }
 
 #[test]
+fn tls_that_fails_when_the_message_has_been_sent_is_not_done_without() {
+    let message_sent = ONE_MESSAGE.split("S: 250 sender").next().unwrap();
+    let broken = format!("{HELLO_WITH_TLS}{HELLO_INSIDE}{message_sent}\nS: <noise>\nC: <end>");
+    let hop = Scripted::start(&[&broken, &format!("{HELLO}{ONE_MESSAGE}{GOODBYE}")]);
+    let result = carry_one(hop.settings(RelayTls::Opportunistic), message("<a@b>", &["c@d"]));
+    assert_eq!((words(&result), &result.hop), (vec!["0 deferred 4.4.2".to_owned()], &Hop::Reached));
+}
+
+#[test]
 fn a_refused_login_leaves_all_mail_waiting() {
     let script = "
         C: AUTH PLAIN
