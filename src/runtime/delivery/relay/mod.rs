@@ -443,8 +443,10 @@ async fn exchange(hop: &Rc<Hop>, line: &mut Option<Line>, message: client::Messa
     if is_tls_of_no_use(hop, &answers) {
         return over_new_line(hop, line, message, Security::Plain).await;
     }
-    if may_ask_again(&answers) {
-        return over_new_line(hop, line, message, hop.security()).await.or(Ok(answers));
+    if may_ask_again(&answers)
+        && let Ok(again) = over_new_line(hop, line, message, hop.security()).await
+    {
+        return Ok(asked_again(answers, again));
     }
     Ok(answers)
 }
@@ -486,6 +488,14 @@ fn was_closed_meanwhile(answers: &Answers) -> bool {
 /// Whether the server took the message is not known, and asking again cannot make it two.
 fn may_ask_again(answers: &Answers) -> bool {
     answers.offers_once && answers.verdicts.contains(&Verdict::Uncertain)
+}
+
+/// The answers of the second time, but for those recipients of whom it found out less than the first.
+fn asked_again(first: Answers, again: Answers) -> Answers {
+    let is_open = |verdict: &Verdict| matches!(verdict, Verdict::Unsent(_) | Verdict::Uncertain);
+    let later = |(before, after)| if is_open(&after) && !is_open(&before) { before } else { after };
+    let offers_dsn = first.offers_dsn || again.offers_dsn;
+    Answers { verdicts: first.verdicts.into_iter().zip(again.verdicts).map(later).collect(), offers_dsn, ..again }
 }
 
 /// Where TLS is only used if that works, one that does not work is done without (RFC 7435 §3). TLS that fails later worked:

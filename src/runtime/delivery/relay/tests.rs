@@ -543,6 +543,16 @@ fn where_messages_are_taken_once_a_lost_answer_is_asked_for_again_with_the_same_
 }
 
 #[test]
+fn who_has_the_message_has_it_though_a_lost_answer_cannot_be_asked_for_again() {
+    let hello = HELLO.replace("250 CHUNKING", "250-CHUNKING\nS: 250-XONCE\nS: 250 LIMITS RCPTMAX=1");
+    let lost = ONE_MESSAGE.replace("<c@d>", "<e@d>").replace("C: MAIL", "C: RSET\nC: MAIL");
+    let lost = lost.replace("S: 250 sender", "S: 250 reset\nS: 250 sender").replace("S: 250 2.6.0 taken", "S: <close>");
+    let hop = Scripted::start(&[&format!("{hello}{ONE_MESSAGE}{lost}"), &format!("{hello}\nS: <close>")]);
+    let result = carry_one(hop.settings(RelayTls::Off), message("<a@b>", &["c@d", "e@d"]));
+    assert_eq!(words(&result), ["0 delivered 2.6.0", "1 deferred 4.4.2"], "{:?}", hop.heard());
+}
+
+#[test]
 fn a_server_that_is_being_stopped_is_unreachable() {
     let hop = Scripted::start(&["S: 421 4.3.2 stopping"]);
     let result = carry_one(hop.settings(RelayTls::Off), message("<a@b>", &["c@d"]));
