@@ -40,7 +40,7 @@ enum Then {
     /// What has become of the attempt is noted.
     Settle(Attempt, AttemptResult),
     /// That the sender was warned is noted.
-    NoteWarning,
+    NoteWarning(Late),
 }
 
 impl World {
@@ -58,7 +58,7 @@ impl World {
                 None => return,
                 Some(Step::Deliver(attempt)) => self.deliver(number, attempt),
                 Some(Step::Expire(attempt)) => self.expire(number, attempt),
-                Some(Step::Warn(late)) => self.warn(number, &late),
+                Some(Step::Warn(late)) => self.warn(number, late),
             }
         }
     }
@@ -103,14 +103,14 @@ impl World {
         self.tell_settled(number, &message, attempt, result);
     }
 
-    fn warn(&mut self, number: usize, late: &Late) {
+    fn warn(&mut self, number: usize, late: Late) {
         let age = self.now().unix.saturating_sub(late.message.received());
         assert!(age >= self.plan.queue.delay_warning, "{} is called late after {age:?}", late.message);
         let message = self.read_message(number, late.message);
         let reason = bounce::delay_reason(late.last_reply.as_deref());
         let told = bounce::late(&message.envelope, &late.recipients, &reason);
-        let report = self.report(number, &message, &told, Some(late));
-        self.tell(number, late.message, report, Then::NoteWarning);
+        let report = self.report(number, &message, &told, Some(&late));
+        self.tell(number, late.message, report, Then::NoteWarning(late));
     }
 
     // ── What senders are told ───────────────────────────────────────────────────────────────────────────────────────
@@ -141,7 +141,7 @@ impl World {
     fn tell(&mut self, number: usize, of: MessageId, report: Option<Box<Message>>, then: Then) {
         let (now, is_silent) = (self.now(), self.plan.sabotage == Sabotage::FailsSilently);
         let Some(report) = report.filter(|_| !is_silent) else {
-            return self.go_on(number, of, then, true);
+            return self.go_on(number, then, true);
         };
         let shard = self.shard(number);
         shard.unsure.insert(of);
@@ -150,22 +150,22 @@ impl World {
         let telling = Telling { report, of, then };
         match appended {
             Ok(()) => drop(shard.telling.insert(ticket, telling)),
-            Err(_) => self.go_on(number, of, telling.then, false),
+            Err(_) => self.go_on(number, telling.then, false),
         }
     }
 
     /// A report is on the disk, or is not.
     pub fn told(&mut self, number: usize, telling: Telling, is_stored: bool) {
-        let Telling { report, of, then } = telling;
+        let Telling { report, then, .. } = telling;
         if is_stored {
             self.seen.reports += 1;
             self.sink.note_report(&self.letters, &report);
             self.shard(number).enqueue(&report);
         }
-        self.go_on(number, of, then, is_stored);
+        self.go_on(number, then, is_stored);
     }
 
-    fn go_on(&mut self, number: usize, of: MessageId, then: Then, is_told: bool) {
+    fn go_on(&mut self, number: usize, then: Then, is_told: bool) {
         let now = self.now();
         match then {
             Then::Settle(attempt, mut result) => {
@@ -174,9 +174,9 @@ impl World {
                 }
                 self.settle_result(number, &attempt, &result);
             }
-            Then::NoteWarning => {
+            Then::NoteWarning(late) => {
                 let shard = self.shard(number);
-                if let Some(note) = shard.queue.note(now, of) {
+                if let Some(note) = shard.queue.handle_warned(now, &late) {
                     shard.log.note(now, &note, None);
                 }
             }

@@ -86,7 +86,7 @@ pub enum Step {
     /// Tell the sender that the message was not delivered in time; then call [`Queue::handle_result`] with
     /// [`Outcome::Failed`] for each recipient, or [`Outcome::Deferred`] if that could not be done.
     Expire(Attempt),
-    /// Tell the sender, if they asked for it, that the message is late; then write down what [`Queue::note`] says.
+    /// Tell the sender, if they asked for it, that the message is late; then call [`Queue::handle_warned`].
     Warn(Late),
 }
 
@@ -163,7 +163,8 @@ pub struct Queue {
     replies: Replies,
     /// Legs of messages that have been here for too long.
     expiring: List,
-    expiries_in_flight: u32,
+    /// Expiries and warnings.
+    reports_in_flight: u32,
     /// Up to here all that is too old has been found.
     expired_to: MessageId,
     /// Up to here all senders who wanted to know of a delay have been told.
@@ -185,7 +186,7 @@ impl Queue {
             index: BTreeMap::new(),
             replies: Replies::new(),
             expiring: List::EMPTY,
-            expiries_in_flight: 0,
+            reports_in_flight: 0,
             expired_to: MessageId::NONE,
             warned_to: MessageId::NONE,
         }
@@ -348,9 +349,11 @@ impl Queue {
     /// When to poll again if nothing else happens, on the monotonic clock.
     pub fn poll_timeout(&self, now: Now) -> Option<Duration> {
         let hops = self.hops.iter().filter_map(|hop| hop.next_time(now.monotonic)).min();
-        let can_expire = self.expiries_in_flight < REPORTS_IN_FLIGHT_MAX && self.expiring.is_empty();
+        // What is due and finds no room waits for a report that is over, not for a time.
+        let can_warn = self.reports_in_flight < REPORTS_IN_FLIGHT_MAX;
+        let can_expire = can_warn && self.expiring.is_empty();
         let expiry = self.time_of_next(now, self.expired_to, self.settings.lifetime).filter(|_| can_expire);
-        let warning = self.time_of_next(now, self.warned_to, self.settings.delay_warning);
+        let warning = self.time_of_next(now, self.warned_to, self.settings.delay_warning).filter(|_| can_warn);
         [hops, expiry, warning].into_iter().flatten().min()
     }
 
@@ -361,7 +364,7 @@ impl Queue {
     }
 
     fn poll_expiry(&mut self, now: Now) -> Option<Step> {
-        if self.expiries_in_flight >= REPORTS_IN_FLIGHT_MAX {
+        if self.reports_in_flight >= REPORTS_IN_FLIGHT_MAX {
             return None;
         }
         while self.expiring.is_empty() {
@@ -374,7 +377,7 @@ impl Queue {
         }
         let leg = self.expiring.first()?;
         self.expiring.unlink(leg, &mut self.legs);
-        self.expiries_in_flight += 1;
+        self.reports_in_flight += 1;
         Some(Step::Expire(self.attempt(leg, Purpose::Expire)))
     }
 
@@ -401,6 +404,9 @@ impl Queue {
     }
 
     fn poll_warning(&mut self, now: Now) -> Option<Step> {
+        if self.reports_in_flight >= REPORTS_IN_FLIGHT_MAX {
+            return None;
+        }
         for _ in 0..WARNING_LOOKS_MAX {
             let (&id, &number) = self.index.range((Excluded(self.warned_to), Unbounded)).next()?;
             if id.received() + self.settings.delay_warning > now.unix {
@@ -410,6 +416,7 @@ impl Queue {
             let entry = &mut self.entries[number];
             if entry.warning == Warning::Wanted && entry.condition == Condition::Queued && id > self.expired_to {
                 entry.warning = Warning::Sent;
+                self.reports_in_flight += 1;
                 return Some(Step::Warn(self.late(now, number)));
             }
         }
@@ -496,7 +503,7 @@ impl Queue {
 
     fn note_hop(&mut self, now: Now, attempt: &Attempt, result: &outcome::Hop) -> Option<Change> {
         if attempt.purpose == Purpose::Expire {
-            self.expiries_in_flight -= 1;
+            self.reports_in_flight -= 1;
             return None;
         }
         let waits = Waits { shortest: self.settings.retry_min.min(PROBE_WAIT), longest: self.settings.retry_max };
@@ -608,6 +615,13 @@ impl Queue {
             warned: entry.warning == Warning::Sent,
             last_reply: self.replies.text(entry.last_reply).as_deref().unwrap_or_default().to_owned(),
         }))
+    }
+
+    /// Takes back a warning that was begun, whatever came of it: each must come back exactly once. Returns what is to be
+    /// noted if the sender was told; `None` if the message has gone.
+    pub fn handle_warned(&mut self, now: Now, late: &Late) -> Option<Note> {
+        self.reports_in_flight -= 1;
+        self.note(now, late.message)
     }
 
     // ── What operators ask for ──────────────────────────────────────────────────────────────────────────────────────

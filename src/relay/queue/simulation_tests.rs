@@ -8,7 +8,7 @@ use std::env;
 use std::time::Duration;
 
 use super::tests::{envelope, reason, routes};
-use super::{Arrival, Attempt, Note, Queue, QueueSettings, Step};
+use super::{Arrival, Attempt, Late, Note, Queue, QueueSettings, Step};
 use crate::proto::envelope::Envelope;
 use crate::proto::message::MessageId;
 use crate::relay::outcome::{AttemptResult, Hop, Outcome};
@@ -56,6 +56,7 @@ struct World {
     queue: Queue,
     facts: BTreeMap<MessageId, Fact>,
     under_way: Vec<(Attempt, bool)>,
+    warnings: Vec<Late>,
     is_dead: [bool; HOPS],
     /// When each hop last answered "nobody", and when the last attempt began since then.
     found_dead: [Option<u64>; HOPS],
@@ -77,6 +78,7 @@ impl World {
             queue: Queue::new(settings(), routes(), seed),
             facts: BTreeMap::new(),
             under_way: Vec::new(),
+            warnings: Vec::new(),
             is_dead: [false; HOPS],
             found_dead: [None; HOPS],
             last_probe: [None; HOPS],
@@ -144,8 +146,7 @@ impl World {
             }
             Some(Step::Warn(late)) => {
                 assert!(late.message.received() + settings().delay_warning <= now.unix, "it is late");
-                let note = self.queue.note(now, late.message);
-                self.note(note);
+                self.warnings.push(late);
             }
         }
     }
@@ -180,6 +181,10 @@ impl World {
     }
 
     fn finish_one(&mut self) {
+        if let Some(late) = self.warnings.pop() {
+            let note = self.queue.handle_warned(self.now(), &late);
+            return self.note(note);
+        }
         if self.under_way.is_empty() {
             return;
         }
@@ -301,6 +306,7 @@ impl World {
     /// The process ends, with all that was under way, and starts again.
     fn crash(&mut self) {
         self.under_way.clear();
+        self.warnings.clear();
         (self.found_dead, self.last_probe) = ([None; HOPS], [None; HOPS]);
         let seed = self.dice.roll(u64::MAX);
         self.queue = Queue::new(settings(), routes(), seed);
@@ -326,7 +332,7 @@ impl World {
             self.note(note);
         }
         for _ in 0..200_000 {
-            if self.queue.is_empty() && self.under_way.is_empty() {
+            if self.queue.is_empty() && self.under_way.is_empty() && self.warnings.is_empty() {
                 return;
             }
             self.poll();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Arrival, Attempt, Change, ListedState, Note, Queue, QueueSettings, Settled, Step};
+use crate::limits::REPORTS_IN_FLIGHT_MAX;
 use crate::proto::command::{Command, parse};
 use crate::proto::envelope::Envelope;
 use crate::proto::message::MessageId;
@@ -373,6 +374,40 @@ fn who_asked_for_it_is_told_of_a_delay_once() {
     assert_eq!(late.time_left, Duration::from_secs(5 * 86_400 - 4 * 3_600));
     let Some(Note::Progress(noted)) = site.queue.note(site.now(), asked) else { panic!("it waits") };
     assert!(noted.warned);
+}
+
+#[test]
+fn no_more_senders_are_told_at_the_same_time_than_the_spool_is_read_for() {
+    let mut site = Fixture::new();
+    let too_many = REPORTS_IN_FLIGHT_MAX as usize + 3;
+    for _ in 0..too_many {
+        site.add(&["x@b.example NOTIFY=DELAY"]);
+    }
+    let late = |site: &mut Fixture| {
+        let now = site.now();
+        match site.queue.poll(now, |_| 0) {
+            Some(Step::Warn(late)) => Some(late),
+            None => None,
+            other => panic!("no warning but {other:?}"),
+        }
+    };
+    site.after(QueueSettings::default().delay_warning);
+    let mut under_way: Vec<_> = std::iter::from_fn(|| late(&mut site)).collect();
+    assert_eq!(under_way.len(), REPORTS_IN_FLIGHT_MAX as usize);
+    let next = site.queue.poll_timeout(site.now());
+    assert!(next.is_none_or(|next| next > site.now().monotonic), "only a warning that is over makes room");
+
+    let mut told = 0;
+    while let Some(over) = under_way.pop() {
+        let now = site.now();
+        assert!(matches!(site.queue.handle_warned(now, &over), Some(Note::Progress(noted)) if noted.warned));
+        told += 1;
+        under_way.extend(late(&mut site));
+    }
+    assert_eq!(told, too_many);
+    site.after(QueueSettings::default().lifetime);
+    let given_back = std::iter::from_fn(|| site.poll()).count();
+    assert_eq!(given_back, REPORTS_IN_FLIGHT_MAX as usize, "all room is there again");
 }
 
 #[test]

@@ -332,11 +332,15 @@ impl Inner {
     }
 
     async fn warn(&self, late: Late) {
-        let Ok(message) = self.spool.read(late.message).await else { return };
-        // A warning that cannot be stored is not worth another try.
-        let _ = AssertUnwindSafe(self.tell_late(&message, &late)).catch_unwind().await;
-        let note = self.queue.borrow().note(self.now(), late.message);
-        if let Some(note) = note {
+        let told = async {
+            let message = self.spool.read(late.message).await.ok()?;
+            self.tell_late(&message, &late).await;
+            Some(())
+        };
+        // A warning that cannot be stored is not worth another try; its place must be given back all the same.
+        let is_unread = matches!(AssertUnwindSafe(told).catch_unwind().await, Ok(None));
+        let note = self.queue.borrow_mut().handle_warned(self.now(), &late);
+        if let (false, Some(note)) = (is_unread, note) {
             self.spool.note(&note);
         }
     }
