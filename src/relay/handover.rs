@@ -180,6 +180,11 @@ pub fn unreachable(parcel: &Parcel, status: &str, words: &str) -> AttemptResult 
     }
 }
 
+/// Nobody had to be talked to: none of the recipients can have the message.
+pub fn unasked(parcel: Parcel) -> AttemptResult {
+    AttemptResult { outcomes: parcel.hopeless, hop: Hop::Unasked }
+}
+
 /// A hop that breaks off in the middle of one message is there; only what happens before the first message, and 421, are
 /// about the hop itself.
 fn hop(answers: &Answers, terms: &Terms) -> Hop {
@@ -471,7 +476,7 @@ mod tests {
                 judge(&parcel, &Answers { failure: Some(failure.clone()), confirmed, ..answers(verdicts) }, &terms());
             let said = match &result.hop {
                 Hop::Unreachable(reason) => Some(&*reason.status),
-                Hop::Reached => None,
+                Hop::Reached | Hop::Unasked => None,
             };
             assert_eq!(said, expected, "{failure:?}, confirmed: {confirmed}");
             assert_eq!(status(&result.outcomes[0].1).0, "deferred", "{failure:?}");

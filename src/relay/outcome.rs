@@ -17,6 +17,8 @@ pub enum Hop {
     Reached,
     /// No connection, no TLS, no login, or a 421: nothing about this message.
     Unreachable(Reason),
+    /// It was not asked: what became of the message was decided here.
+    Unasked,
 }
 
 /// What became of one recipient.
@@ -44,10 +46,10 @@ pub struct Reason {
 }
 
 impl AttemptResult {
-    /// The same has become of all `recipients`, and the destination is not to blame.
+    /// The same has become of all `recipients`, without the destination having been asked.
     pub fn of_all(recipients: &[u32], outcome: &Outcome) -> Self {
         let outcomes = recipients.iter().map(|number| (*number, outcome.clone())).collect();
-        Self { outcomes, hop: Hop::Reached }
+        Self { outcomes, hop: Hop::Unasked }
     }
 
     /// Whoever was refused for good waits on, because their sender could not be told.

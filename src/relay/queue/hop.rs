@@ -188,6 +188,13 @@ impl Hop {
         true
     }
 
+    /// The attempt that was the probe asked nobody: another one is, as soon as there is one.
+    pub(super) fn end_probe(&mut self) {
+        if let State::Down { probe, .. } = &mut self.state {
+            *probe = Probe::Waits;
+        }
+    }
+
     fn first_retry(&self) -> Option<Duration> {
         self.retries.first().map(|(due, _)| due.moment())
     }

@@ -511,6 +511,12 @@ impl Queue {
         hop.in_flight -= 1;
         match result {
             outcome::Hop::Reached => hop.note_reached().then_some(Change::Up),
+            outcome::Hop::Unasked => {
+                if attempt.purpose == Purpose::Probe {
+                    hop.end_probe();
+                }
+                None
+            }
             outcome::Hop::Unreachable(reason) => {
                 let is_probe = attempt.purpose == Purpose::Probe;
                 let is_news = hop.note_unreachable(now.monotonic, is_probe, waits, &mut self.random);
@@ -562,8 +568,8 @@ impl Queue {
             leg.position = Position::Held;
             return;
         }
-        let is_about_message = attempt.purpose == Purpose::Expire || *result == outcome::Hop::Reached;
-        if is_about_message {
+        let is_about_hop = attempt.purpose != Purpose::Expire && matches!(result, outcome::Hop::Unreachable(_));
+        if !is_about_hop {
             leg.tries = leg.tries.saturating_add(1);
         }
         let tries = leg.tries;
@@ -572,11 +578,11 @@ impl Queue {
             return;
         }
         let hop = &mut self.hops[attempt.destination.0 as usize];
-        if is_about_message {
+        if is_about_hop {
+            hop.push_fresh(attempt.leg, &mut self.legs);
+        } else {
             let wait = pace::wait(tries.into(), self.settings.retry_min, self.settings.retry_max, &mut self.random);
             hop.push_retry(attempt.leg, now.monotonic + wait, &mut self.legs);
-        } else {
-            hop.push_fresh(attempt.leg, &mut self.legs);
         }
     }
 

@@ -194,7 +194,7 @@ impl World {
         let hop = attempt.destination.0 as usize;
         if !is_expiry && result.hop == Hop::Reached {
             (self.found_dead[hop], self.last_probe[hop]) = (None, None);
-        } else if !is_expiry && self.found_dead[hop].is_none() {
+        } else if !is_expiry && result.hop != Hop::Unasked && self.found_dead[hop].is_none() {
             self.found_dead[hop] = Some(self.now_ms);
         }
         let settled = self.queue.handle_result(self.now(), &attempt, &result);
@@ -215,6 +215,11 @@ impl World {
     }
 
     fn carry(&mut self, attempt: &Attempt) -> AttemptResult {
+        if self.dice.one_in(20) {
+            // The spool could not be read, so another attempt may look at once.
+            self.is_flushed[attempt.destination.0 as usize] = true;
+            return AttemptResult::of_all(&attempt.recipients, &Outcome::Deferred(reason("unread")));
+        }
         if self.is_dead[attempt.destination.0 as usize] {
             return AttemptResult { outcomes: vec![], hop: Hop::Unreachable(reason("nobody there")) };
         }

@@ -411,6 +411,27 @@ fn no_more_senders_are_told_at_the_same_time_than_the_spool_is_read_for() {
 }
 
 #[test]
+fn a_destination_that_was_not_asked_is_no_more_there_than_before() {
+    let mut site = Fixture::new();
+    let messages = [site.add(&["x@b.example"]), site.add(&["y@b.example"])];
+    let attempt = site.attempt();
+    site.unreachable(&attempt);
+    site.sleep();
+    let probe = site.attempt();
+    assert!(site.poll().is_none(), "one at a time looks");
+    let unread = AttemptResult::of_all(&probe.recipients, &Outcome::Deferred(reason("the spool cannot be read")));
+    let now = site.now();
+    assert_eq!(site.queue.handle_result(now, &probe, &unread).change, None);
+    assert_eq!(site.state(probe.message), Some(ListedState::Deferred));
+
+    let probe_of_another = site.attempt();
+    assert_ne!(probe_of_another.message, probe.message);
+    assert!(messages.contains(&probe_of_another.message));
+    assert!(site.poll().is_none(), "it looks in its place");
+    assert_eq!(site.deliver(&probe_of_another).change, Some(Change::Up));
+}
+
+#[test]
 fn what_is_held_waits_until_it_is_released() {
     let mut site = Fixture::new();
     let (fresh, put_off) = (site.add(&["x@b.example"]), site.add(&["x@c.example"]));

@@ -141,7 +141,7 @@ impl<'a> Sorted<'a> {
 
     /// What the attempt counts as.
     fn kind(&self, result: &AttemptResult) -> AttemptKind {
-        if result.hop != Hop::Reached {
+        if matches!(result.hop, Hop::Unreachable(_)) {
             AttemptKind::Unreachable
         } else if self.deferred.is_some() {
             AttemptKind::Deferred

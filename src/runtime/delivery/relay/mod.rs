@@ -185,7 +185,7 @@ impl Relay {
 
     async fn carry_packed(&self, mut parcel: Parcel) -> AttemptResult {
         let Some(outgoing) = parcel.message.take() else {
-            return handover::judge(&parcel, &Answers::default(), &self.hop.terms);
+            return handover::unasked(parcel);
         };
         match self.hop.run(outgoing).await {
             Ok(answers) => handover::judge(&parcel, &answers, &self.hop.terms),
