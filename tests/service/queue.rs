@@ -2,6 +2,9 @@
 //! does not.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::time::Duration;
 
 use crate::process::client::Client;
 use crate::process::{HOSTNAME, PASSWORD, RECIPIENT, SENDER, Server, Site, USER, http_get};
@@ -240,3 +243,56 @@ fn mail_waits_for_a_server_that_is_away_and_flows_when_it_is_there() {
     back.stop(&back_site);
     assert_eq!(back_site.messages(RECIPIENT).len(), 10);
 }
+
+/// Takes a message whole as the next hop would, says this, and closes. What it was told with MAIL.
+fn take_message(hop: &TcpListener, answers: &str) -> String {
+    let (mut socket, _) = hop.accept().unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut lines = BufReader::new(socket.try_clone().unwrap());
+    socket.write_all(b"220 hop\r\n").unwrap();
+    let mut mail = String::new();
+    loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "it says more");
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["EHLO", ..] => {
+                socket.write_all(b"250-hop\r\n250-PIPELINING\r\n250-XONCE\r\n250 CHUNKING\r\n").unwrap();
+            }
+            ["BDAT", bytes, ..] => {
+                lines.read_exact(&mut vec![0; bytes.parse().unwrap()]).unwrap();
+                socket.write_all(answers.as_bytes()).unwrap();
+                return mail;
+            }
+            ["MAIL", ..] => mail.clone_from(&line),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_later_under_the_same_token_though_somebody_was_refused_meanwhile() {
+    let site = Site::new();
+    let hop = TcpListener::bind("127.0.0.1:0").unwrap();
+    let route = format!("hop.example=relay:{}", hop.local_addr().unwrap());
+    let server = site.serve(&[&SOON[..], &["--route", &route, "--relay-tls", "off"]].concat());
+    let mut client = Client::logged_in(&server);
+    client.ask(&format!("MAIL FROM:<{SENDER}>"), "250");
+    for recipient in ["ann@hop.example", "nobody@hop.example"] {
+        client.ask(&format!("RCPT TO:<{recipient}>"), "250");
+    }
+    client.ask("DATA", "354");
+    client.ask(&format!("{LETTER}."), "250");
+    client.quit();
+    let first = take_message(&hop, "250 sender\r\n250 recipient\r\n550 5.1.1 nobody\r\n");
+    // It is asked again at once, and does not answer.
+    drop(hop.accept().unwrap());
+    assert!(report(&site).contains("nobody@hop.example"));
+    let later = take_message(&hop, "250 sender\r\n250 recipient\r\n250 taken\r\n");
+    assert!(first.contains(" XONCE="), "{first}");
+    assert_eq!(first, later);
+    server.wait_for_events("message_delivered", 2);
+    server.stop(&site);
+}
+
+/// A hop to which nothing comes ends the test.
+const PATIENCE: Duration = Duration::from_secs(30);
