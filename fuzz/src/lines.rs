@@ -6,7 +6,7 @@
 use onetrip::limits::COMMAND_LINE_BYTES_MAX;
 use onetrip::proto::body::{BareNewline, TextReader};
 use onetrip::proto::dot_stuffing::DotStuffing;
-use onetrip::proto::line::{LineReader, Scan};
+use onetrip::proto::line::{BEGINNING_BYTES_MAX, LineReader, Scan};
 
 use crate::input::cuts;
 
@@ -41,7 +41,11 @@ fn lines(parts: &[&[u8]]) -> Vec<Option<Vec<u8>>> {
                     assert!(line.len() + 2 <= COMMAND_LINE_BYTES_MAX && !line.contains(&b'\n'));
                     found.push(Some(line.to_vec()));
                 }
-                Scan::TooLong | Scan::BareNewline => found.push(None),
+                Scan::TooLong(beginning) => {
+                    assert_eq!(beginning.len(), BEGINNING_BYTES_MAX);
+                    found.push(Some(beginning.to_vec()));
+                }
+                Scan::BareNewline => found.push(None),
                 Scan::Incomplete => assert!(rest.is_empty()),
             }
             assert!(rest.len() < before, "no progress");

@@ -241,6 +241,13 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     Parsed { verb, command: command_of(verb, arguments) }
 }
 
+/// The command that a line was meant to be which cannot be read as one, because of a control character or for its length: its
+/// word ends at the first byte that is no visible character. `beginning` may be as little of the line as is known of it.
+pub fn meant_verb(beginning: &[u8]) -> Verb {
+    let end = beginning.iter().position(|byte| *byte <= b' ' || *byte == 0x7f);
+    verb_of(&beginning[..end.unwrap_or(beginning.len())])
+}
+
 fn verb_of(word: &[u8]) -> Verb {
     const LONGEST: usize = 8;
     let mut upper = [0; LONGEST];
@@ -552,7 +559,7 @@ fn is_value_byte(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Body, Command, Mail, Notify, Ret, Syntax, Verb, parse};
+    use super::{Body, Command, Mail, Notify, Ret, Syntax, Verb, meant_verb, parse};
 
     fn command(line: &str) -> Result<Command<'_>, Syntax> {
         parse(line.as_bytes()).command
@@ -575,6 +582,17 @@ mod tests {
         assert_eq!(parse(b"STARTTLSX").verb, Verb::Unknown);
         assert_eq!(parse(b"GET / HTTP/1.1").verb, Verb::Foreign);
         assert_eq!(parse(b"ETRN x").verb, Verb::NotImplemented);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_was_meant_to_be_what_its_word_says() {
+        for end in ["", " ", "\t", "\0", "\r", "\n", "\x7f", " 5\0", "\t5 LAST"] {
+            assert_eq!(meant_verb(format!("BDAT{end}").as_bytes()), Verb::Bdat, "{end:?}");
+            assert_eq!(meant_verb(format!("StartTLS{end}").as_bytes()), Verb::StartTls, "{end:?}");
+        }
+        for other in ["", "\tBDAT", "BD\0AT", "BDATX\0", "STARTTLSX\0"] {
+            assert_eq!(meant_verb(other.as_bytes()), Verb::Unknown, "{other:?}");
+        }
     }
 
     #[test]

@@ -19,9 +19,9 @@ enum Progress {
     /// `partial` is the beginning of a line.
     #[default]
     Collecting,
-    /// `partial` was handed out as a line and is void.
+    /// `partial` was handed out and is void.
     HandedOut,
-    /// The line is longer than allowed; the rest of it is dropped.
+    /// The line is longer than allowed: `partial` is its first bytes, and the rest of it is dropped.
     Skipping,
 }
 
@@ -32,8 +32,8 @@ pub enum Scan<'a> {
     Line(&'a [u8]),
     /// The input is used up and no line has ended.
     Incomplete,
-    /// A line was longer than allowed; all of it has been dropped.
-    TooLong,
+    /// A line was longer than allowed; all of it has been dropped but its first [`BEGINNING_BYTES_MAX`] bytes.
+    TooLong(&'a [u8]),
     /// A line ended in LF without CR; it has been dropped.
     BareNewline,
 }
@@ -79,22 +79,26 @@ impl LineReader {
     }
 
     fn collect(&mut self, beginning: &[u8], bytes_max: usize) {
-        if self.progress == Progress::Skipping {
-            return;
-        }
-        if self.partial.len() + beginning.len() > bytes_max {
-            self.partial.clear();
+        if self.progress == Progress::Skipping || self.partial.len() + beginning.len() > bytes_max {
+            self.keep_beginning(beginning);
             self.progress = Progress::Skipping;
             return;
         }
         self.partial.extend_from_slice(beginning);
     }
 
+    /// Of a line that is too long no more is kept than what it began with. `next` is what follows `partial` in it.
+    fn keep_beginning(&mut self, next: &[u8]) {
+        self.partial.truncate(BEGINNING_BYTES_MAX);
+        let missing = BEGINNING_BYTES_MAX - self.partial.len();
+        self.partial.extend_from_slice(&next[..missing.min(next.len())]);
+    }
+
     fn finish<'a>(&'a mut self, end: &'a [u8], bytes_max: usize) -> Scan<'a> {
         if self.progress == Progress::Skipping || self.partial.len() + end.len() > bytes_max {
-            self.partial.clear();
-            self.progress = Progress::Collecting;
-            return Scan::TooLong;
+            self.keep_beginning(end);
+            self.progress = Progress::HandedOut;
+            return Scan::TooLong(&self.partial);
         }
         let whole = if self.partial.is_empty() {
             end
@@ -110,6 +114,10 @@ impl LineReader {
     }
 }
 
+/// How much of a line that is too long is kept. It tells which command the line was, as other bytes may belong to it: the
+/// longest word of a command has 8 letters, and what ends the word is one more.
+pub const BEGINNING_BYTES_MAX: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use super::{LineReader, Scan};
@@ -123,6 +131,7 @@ mod tests {
                 match reader.scan(&mut input, bytes_max) {
                     Scan::Line(line) => seen.push(String::from_utf8_lossy(line).into_owned()),
                     Scan::Incomplete => break,
+                    Scan::TooLong(beginning) => seen.push(format!("{}…", String::from_utf8_lossy(beginning))),
                     other => seen.push(format!("{other:?}")),
                 }
             }
@@ -159,9 +168,20 @@ mod tests {
 
     #[test]
     fn a_line_over_the_bound_is_dropped_whole_and_the_next_one_read() {
-        assert_eq!(lines(&[b"12345678\r\nok\r\n"], 8), ["TooLong", "ok"]);
+        assert_eq!(lines(&[b"12345678\r\nok\r\n"], 8), ["12345678\r\n…", "ok"]);
         assert_eq!(lines(&[b"123456\r\nok\r\n"], 8), ["123456", "ok"]);
-        let bytes: Vec<&[u8]> = b"12345678901234567890\r\nok\r\n".chunks(1).collect();
-        assert_eq!(lines(&bytes, 8), ["TooLong", "ok"]);
+    }
+
+    #[test]
+    fn of_a_line_over_the_bound_the_same_beginning_is_known_however_it_is_cut() {
+        let stream = b"12345678901234567890\r\nok\r\n";
+        for bytes_max in [4, 8, 16, 18, 21] {
+            let expected = ["1234567890123456…", "ok"];
+            for cut in 0..=stream.len() {
+                assert_eq!(lines(&[&stream[..cut], &stream[cut..]], bytes_max), expected, "{bytes_max}, cut at {cut}");
+            }
+            let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+            assert_eq!(lines(&bytes, bytes_max), expected, "{bytes_max}");
+        }
     }
 }

@@ -168,13 +168,39 @@ fn a_chunk_that_is_shorter_or_longer_than_it_says_gives_no_command_away() {
 #[test]
 fn chunk_sizes_that_mean_different_things_to_different_servers_end_the_connection() {
     let (site, server) = site_and_server("normalize");
-    let sizes =
-        ["-1", "+5", "0x5", "5 5", "1e3", "\u{665}", "5;LAST", "", "18446744073709551616", "99999999999999999999999"];
+    let far_behind = [2_100, 13_000].map(|spaces| format!("{}5 LAST", " ".repeat(spaces)));
+    let sizes = [
+        "-1",
+        "+5",
+        "0x5",
+        "5 5",
+        "1e3",
+        "\u{665}",
+        "5;LAST",
+        "",
+        "18446744073709551616",
+        "99999999999999999999999",
+        "5 LAST\t",
+        "5\tLAST",
+        "5\0",
+        "\x0b5",
+        "5 LAST\rNOOP",
+        "5\x7f",
+        &far_behind[0],
+        &far_behind[1],
+    ];
     for size in sizes {
         let mut client = Client::logged_in(&server);
         client.ask(&format!("MAIL FROM:<{SENDER}>"), "250");
         client.ask(&format!("RCPT TO:<{RECIPIENT}>"), "250");
         client.send(format!("BDAT {size}\r\nRSET\r\nQUIT\r\n"));
+        client.expect("501 5.5.4");
+        client.expect_end();
+    }
+    // What ends the word is not always a space, and not every client has come as far as TLS.
+    for line in ["BDAT\t5", "BDAT\0 5", "BDAT\r5 LAST", "bdat 5 LAST\t"] {
+        let mut client = Client::greeted(&server);
+        client.send(format!("{line}\r\nQUIT\r\n"));
         client.expect("501 5.5.4");
         client.expect_end();
     }

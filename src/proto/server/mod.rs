@@ -36,7 +36,7 @@ use self::resources::Room;
 use self::state::{Greeted, Securing, Stage, State};
 use super::body::BareNewline;
 use super::channel::{Channel, TlsFacts};
-use super::command::{Command, Parsed, Syntax, Verb, parse};
+use super::command::{Command, Parsed, Syntax, Verb, meant_verb, parse};
 use super::credential::{Credential, Member};
 use super::extension::Listing;
 use super::line::{LineReader, Scan};
@@ -400,7 +400,7 @@ impl Server {
                 self.handle_line(now, line, out);
                 self.note_what_follows(rest);
             }
-            Scan::TooLong => self.refuse_long_line(out),
+            Scan::TooLong(beginning) => self.refuse_long_line(beginning, out),
             Scan::BareNewline => self.end_with(reply::BARE_NEWLINE, Outcome::BareNewline, out),
         }
         // Not the beginning of a line whose end is still to come.
@@ -425,12 +425,12 @@ impl Server {
         if auth_may_come { AUTH_LINE_BYTES_MAX } else { COMMAND_LINE_BYTES_MAX }
     }
 
-    fn refuse_long_line(&mut self, out: &mut Vec<u8>) {
+    fn refuse_long_line(&mut self, beginning: &[u8], out: &mut Vec<u8>) {
         match mem::replace(&mut self.state, State::Ended) {
             State::Challenged(challenged) => self.fail_login(challenged.login, reply::AUTH_LINE_TOO_LONG, out),
             state => {
                 self.state = state;
-                self.refuse(reply::LINE_TOO_LONG, out);
+                self.refuse_unread(reply::LINE_TOO_LONG, beginning, out);
             }
         }
     }
@@ -447,7 +447,7 @@ impl Server {
         } else if self.stopping == Stopping::Soon && !self.state.is_in_transaction() {
             self.end_with(reply::SHUTTING_DOWN, Outcome::Drained, out);
         } else if !line.iter().all(|byte| *byte >= b' ' && *byte != 0x7f) {
-            self.refuse(reply::BAD_CHARACTERS, out);
+            self.refuse_unread(reply::BAD_CHARACTERS, line, out);
         } else {
             self.handle_command(now, line, out);
         }
@@ -456,7 +456,7 @@ impl Server {
     fn handle_command(&mut self, now: Now, line: &[u8], out: &mut Vec<u8>) {
         let parsed = parse(line);
         if parsed.verb != Verb::Auth && line.len() + b"\r\n".len() > COMMAND_LINE_BYTES_MAX {
-            self.refuse(reply::LINE_TOO_LONG, out);
+            self.refuse_unread(reply::LINE_TOO_LONG, line, out);
             return;
         }
         self.note_start(&parsed);
@@ -489,6 +489,16 @@ impl Server {
         let begins = |step: &[u8]| rest.get(..step.len()).is_some_and(|word| word.eq_ignore_ascii_case(step));
         if self.tally.commands == 1 && self.tally.start == Start::Esmtp && steps.into_iter().any(begins) {
             self.tally.start = Start::PipeConnect;
+        }
+    }
+
+    /// Refuses a line for its form, unread. What would have followed it, had it been read, follows all the same, and is not to
+    /// be taken for commands: octets of which nobody can say how many they are, or a handshake.
+    fn refuse_unread(&mut self, reply: Reply, beginning: &[u8], out: &mut Vec<u8>) {
+        match meant_verb(beginning) {
+            Verb::Bdat => self.end_with(reply::BAD_CHUNK_SIZE, Outcome::Unskippable, out),
+            Verb::StartTls | Verb::Qtls => self.refuse_handshake(reply, out),
+            _ => self.refuse(reply, out),
         }
     }
 

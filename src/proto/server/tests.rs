@@ -352,6 +352,80 @@ fn an_auth_line_may_be_long_and_no_other() {
     assert!(talk.say(&format!("AUTH PLAIN {}\r\n", "A".repeat(13_000))).starts_with("500 5.5.2"));
 }
 
+/// A word that is followed by a control character, or by more spaces than a command line or any line may have.
+fn unreadable(word: &str) -> Vec<String> {
+    let ends = ["\t", "\0", "\x0b", "\r", "\x7f", " 5 LAST\t", " 5\tLAST", " 5 LAST\0", " 5 LAST\rNOOP"];
+    let long = [2_100, 13_000].map(|spaces| format!("{word}{} 5 LAST", " ".repeat(spaces)));
+    ends.iter().map(|end| format!("{word}{end}")).chain(long).collect()
+}
+
+#[test]
+fn octets_behind_a_bdat_line_that_cannot_be_read_are_not_read_as_commands() {
+    let in_the_clear = || {
+        let mut talk = Talk::begin(Opening::Clear, 1 << 20);
+        talk.reply(Server::greet);
+        talk
+    };
+    let inside = || {
+        let mut talk = Talk::secured();
+        talk.say("EHLO client.example\r\n");
+        talk
+    };
+    let in_a_transaction = || {
+        let mut talk = Talk::logged_in();
+        talk.say(TRANSACTION);
+        talk
+    };
+    let begin: [&dyn Fn() -> Talk; 3] = [&in_the_clear, &inside, &in_a_transaction];
+    for line in unreadable("BDAT").into_iter().chain(unreadable("bdat")) {
+        for begin in begin {
+            let words = format!("{line}\r\nNOOP\r\n");
+            for cut in [0, 1, 4, 5, line.len() / 2, line.len(), line.len() + 1] {
+                let mut talk = begin();
+                let (before, after) = words.split_at(cut);
+                let replies = talk.say(before) + &talk.say(after);
+                assert_eq!(replies, "501 5.5.4 BDAT needs a size in octets\r\n", "{line:?}, cut at {cut}");
+                assert_eq!(talk.server.outcome(), Some(Outcome::Unskippable));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_hello_behind_a_line_that_cannot_be_read_is_dropped() {
+    for line in unreadable("STARTTLS").into_iter().chain(unreadable("qtls")) {
+        let words = format!("{line}\r\n\x16\x03\x01\0\x06QUIT\r\nNOOP\r\n");
+        for cut in [0, 1, 4, line.len() / 2, line.len(), line.len() + 2, line.len() + 5, words.len() - 7] {
+            let mut talk = Talk::begin(Opening::Clear, 1 << 20);
+            talk.reply(Server::greet);
+            let (before, after) = words.split_at(cut);
+            let replies = talk.say(before) + &talk.say(after);
+            let refused = replies.strip_prefix("500 5.5.2 ").unwrap_or_else(|| panic!("{line:?}: {replies}"));
+            assert!(refused.ends_with("\r\n250 2.0.0 OK\r\n"), "{line:?}, cut at {cut}: {replies}");
+            assert_eq!(talk.server.outcome(), None);
+        }
+    }
+}
+
+#[test]
+fn a_word_that_only_begins_like_a_command_is_an_unknown_one_however_long_its_line_is() {
+    let mut talk = Talk::secured();
+    for word in ["BDATA", "BDAT5", "QTLSX", "STARTTLSSTARTTLS", ""] {
+        assert!(talk.say(&format!("{word}{}\r\n", "x".repeat(13_000))).starts_with("500 5.5.2"), "{word}");
+        assert_eq!(talk.server.outcome(), None);
+    }
+}
+
+#[test]
+fn a_response_is_no_command_whatever_it_begins_with() {
+    for response in ["BDAT 5\t", "QTLS\t"] {
+        let mut talk = Talk::secured();
+        talk.say("EHLO client.example\r\nAUTH PLAIN\r\n");
+        assert!(talk.say(&format!("{response}\r\n")).starts_with("501 5.5.2"), "{response:?}");
+        assert!(talk.say("\x16NOOP\r\n").starts_with("500 5.5.2"), "{response:?}");
+    }
+}
+
 #[test]
 fn responses_and_what_follows_a_failed_login_may_arrive_in_pieces() {
     for cut in 0..=LOGIN_RESPONSE.len() {
