@@ -122,6 +122,7 @@ impl Conversation {
         self.open().await?;
         loop {
             match self.connection.poll_step(&mut self.output) {
+                Step::Receive | Step::Send if self.is_late() => self.connection.handle_timeout(&mut self.output),
                 Step::Receive => {
                     self.is_dribbling &= self.output.wire.is_empty();
                     self.forget_pieces();
@@ -139,6 +140,12 @@ impl Conversation {
                 Step::Close => return self.send().await,
             }
         }
+    }
+
+    /// Has its time passed? Who is waited for is told so by the sweep. But a client of whom there is always more to be read is
+    /// never waited for, and goes on being read from even when its socket was shut down for that.
+    fn is_late(&self) -> bool {
+        self.connection.poll_timeout().is_some_and(|deadline| deadline <= self.shard.clock.now().monotonic)
     }
 
     // ── The beginning ───────────────────────────────────────────────────────────────────────────────────────────────

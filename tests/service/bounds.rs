@@ -73,6 +73,31 @@ fn a_client_that_talks_without_logging_in_is_left() {
     server.stop(&site);
 }
 
+/// Says the same again and again, on a thread of its own, until the server hangs up.
+fn pump(mut client: Client, piece: &'static [u8]) -> (SocketAddr, thread::JoinHandle<()>) {
+    let address = client.address;
+    (address, thread::spawn(move || while client.try_send(piece).is_ok() {}))
+}
+
+#[test]
+fn a_client_that_never_stops_sending_is_left_when_its_time_is_over() {
+    static LETTERS: [u8; 1 << 20] = [b'x'; 1 << 20];
+    let site = Site::new();
+    let server = site.serve(&["--login-timeout", "3", "--transaction-timeout", "1"]);
+    // More than one, so that there is always more to read than the server has taken.
+    let mut pumps: Vec<_> = (0..4).map(|_| pump(Client::greeted(&server), &LETTERS)).collect();
+    let mut client = Client::logged_in(&server);
+    client.begin_message(RECIPIENT);
+    pumps.push(pump(client, &LETTERS));
+    for (address, sending) in pumps {
+        let summary = server.summary(address);
+        assert_eq!(summary["outcome"], "timed_out", "{summary}");
+        sending.join().unwrap();
+    }
+    server.stop(&site);
+    assert!(site.messages(RECIPIENT).is_empty());
+}
+
 // ── Connections ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
