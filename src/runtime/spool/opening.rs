@@ -17,7 +17,7 @@ use crate::observe::event::SpoolDamaged;
 use crate::proto::envelope::Envelope;
 use crate::proto::message::MessageId;
 use crate::relay::SyncPolicy;
-use crate::runtime::atomic_file::{WriteFault, create_directory, sync_directory};
+use crate::runtime::atomic_file::{AtomicFile, WriteFault, create_directory, sync_directory};
 use crate::spool::Progress;
 use crate::spool::log::LogSettings;
 use crate::spool::once::StoredToken;
@@ -165,21 +165,21 @@ impl Opening<'_> {
         Ok(OpenedLog { log: recovered.log, segments: files })
     }
 
-    /// Keeps what is damaged in a file of its own, for whoever can make something of it. What was set aside before is not
-    /// told again.
+    /// Keeps what is damaged in a file of its own, for whoever can make something of it. What was set aside before, whole, is
+    /// not told again.
     fn set_aside(&mut self, files: &Files, damage: &Damage) -> Result<(), WriteFault> {
         let directory = self.settings.path.join("damaged");
         create_directory(&directory)?;
         let shard = files.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (start, end) = (damage.bytes.start as usize, damage.bytes.end as usize);
-        let path = directory.join(format!("{shard}-{:010}-{start}", damage.segment));
-        if path.exists() {
-            return Ok(());
-        }
         let segment = files.segment(damage.segment);
         let bytes = fs::read(&segment).map_err(WriteFault::of("read", &segment))?;
         let bytes = &bytes[start.min(bytes.len())..end.min(bytes.len())];
-        fs::write(&path, bytes).map_err(WriteFault::of("write", &path))?;
+        let name = format!("{shard}-{:010}-{start}", damage.segment);
+        let Some(path) = place_for(&directory, &name, bytes) else {
+            return Ok(());
+        };
+        AtomicFile::private(&path).replace(bytes)?;
         self.damage.push(SpoolDamaged {
             segment: segment.display().to_string().into(),
             offset: start as u64,
@@ -244,6 +244,21 @@ impl OpenedLog {
     pub fn message_count(&self) -> usize {
         self.log.message_count()
     }
+}
+
+/// A name that is free; none if these bytes are kept already. Others may be under the name that they should have: those of a
+/// log that was there before, or a copy that was cut short when the disk was full.
+fn place_for(directory: &Path, name: &str, bytes: &[u8]) -> Option<PathBuf> {
+    let mut path = directory.join(name);
+    // As often as there are files, and one more.
+    for number in 1_u64.. {
+        match fs::read(&path) {
+            Ok(kept) if kept == bytes => return None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Ok(_) | Err(_) => path = directory.join(format!("{name}-{number}")),
+        }
+    }
+    Some(path)
 }
 
 fn random_number() -> io::Result<u64> {

@@ -286,6 +286,55 @@ fn what_is_damaged_is_set_aside_and_told_once_and_the_rest_is_found() {
     assert_eq!(place.open(1).damage, [], "it is told once");
 }
 
+/// Changes a byte in the content of the one message that is queued.
+fn damage(place: &Place) {
+    for entry in fs::read_dir(place.shard(0)).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(8).position(|window| window == b"xxxxxxxx") {
+            bytes[at] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_copy_of_damage_that_was_cut_short_is_no_copy_and_the_damage_is_told_again() {
+    let place = Place::new();
+    commit(&place, 1, 0, 0..1, 1_000);
+    damage(&place);
+    let told = place.open(1).damage.remove(0);
+    let whole = fs::read(told.kept.as_ref()).unwrap();
+    for cut in [0, 1, whole.len() - 1] {
+        fs::write(told.kept.as_ref(), &whole[..cut]).unwrap();
+        let mut found = place.open(1);
+        let again = found.damage.pop().unwrap_or_else(|| panic!("{cut} bytes pass for all {}", whole.len()));
+        assert_ne!(again.kept, told.kept);
+        assert_eq!(fs::read(again.kept.as_ref()).unwrap(), whole);
+        assert_eq!(place.open(1).damage, [], "it is told once");
+        fs::remove_file(again.kept.as_ref()).unwrap();
+    }
+}
+
+#[test]
+fn damage_at_the_same_place_of_another_log_is_kept_beside_what_was_kept_before() {
+    let mut kept = Vec::new();
+    let place = Place::new();
+    for number in 0..3 {
+        commit(&place, 1, 0, number..number + 1, 1_000);
+        damage(&place);
+        let told = place.open(1).damage.remove(0);
+        kept.push((told.kept.clone(), fs::read(told.kept.as_ref()).unwrap()));
+        // Somebody begins with an empty spool, and its numbers begin anew.
+        fs::remove_dir_all(place.shard(0)).unwrap();
+    }
+    for (number, (path, bytes)) in kept.iter().enumerate() {
+        assert_eq!(&fs::read(path.as_ref()).unwrap(), bytes);
+        let name = format!("a{number}@b");
+        assert!(bytes.windows(4).any(|window| window == name.as_bytes()), "{path} has another one's bytes");
+    }
+}
+
 #[test]
 fn the_message_that_a_lost_part_belonged_to_is_named() {
     let place = Place::new();
