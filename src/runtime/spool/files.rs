@@ -79,17 +79,27 @@ impl Files {
         OpenOptions::new().write(true).custom_flags(flags).open(&path).map_err(WriteFault::of("open", &path))
     }
 
-    /// Makes a segment: all its blocks are written, so that a write to it later changes nothing but their content.
+    /// Makes a segment: all its blocks are written, so that a write to it later changes nothing but their content. If it
+    /// cannot be made there is none under its number, which nobody would ask for or remove.
     pub(super) fn prepare(&self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), WriteFault> {
         let path = self.segment(header.number);
+        let prepared = self.prepare_at(&path, header, recycled);
+        if prepared.is_err() {
+            // It would only take the room that may be missing already. The first error counts.
+            let _ = remove_if_there(&path);
+        }
+        prepared
+    }
+
+    fn prepare_at(&self, path: &Path, header: SegmentHeader, recycled: Option<u32>) -> Result<(), WriteFault> {
         let made = match recycled {
             Some(old) => {
-                fs::rename(self.segment(old), &path).map_err(WriteFault::of("use again", &self.segment(old)))?;
-                self.recycle(&path, header)
+                fs::rename(self.segment(old), path).map_err(WriteFault::of("use again", &self.segment(old)))?;
+                self.recycle(path, header)
             }
-            None => self.make(&path, header),
+            None => self.make(path, header),
         };
-        made.map_err(WriteFault::of("make", &path))?;
+        made.map_err(WriteFault::of("make", path))?;
         self.sync_names()
     }
 
@@ -123,7 +133,7 @@ impl Files {
         self.sync_file(&file)
     }
 
-    /// Removes a segment.
+    /// Removes a segment. One that is not there is removed already: it was to be used again, which failed.
     pub(super) fn remove(&self, number: u32) -> Result<(), WriteFault> {
         let path = self.segment(number);
         remove_if_there(&path).map_err(WriteFault::of("remove", &path))?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use glommio::{LocalExecutorBuilder, Placement};
 use tempfile::TempDir;
 
+use super::files::Files;
 use super::{OpenedLog, Spool, SpoolParts, SpoolSettings, log_settings, open, spool_directory};
 use crate::observe::event::{Severity, SpoolDamaged};
 use crate::observe::log::LogFormat;
@@ -18,6 +20,7 @@ use crate::proto::message::{Message, MessageId, Piece, Pieces};
 use crate::relay::SyncPolicy;
 use crate::runtime::clock::Clock;
 use crate::runtime::log_writer::LogWriter;
+use crate::spool::frame::SegmentHeader;
 use crate::spool::log::{LogSettings, Note};
 use crate::spool::once::{OnceKey, StoredToken};
 use crate::spool::tests::message as envelope_of;
@@ -361,6 +364,19 @@ fn what_a_crash_left_half_made_is_removed() {
     fs::write(place.shard(0).join("new"), b"half").unwrap();
     place.open(1);
     assert!(!place.shard(0).join("new").exists());
+}
+
+#[test]
+fn a_segment_that_could_not_be_used_again_is_there_under_neither_number() {
+    let place = Place::new();
+    let files = Files::open(place.shard(0), SyncPolicy::Commit).unwrap();
+    // It takes another name, and nothing else.
+    symlink("/dev/full", files.segment(1)).unwrap();
+    let header = SegmentHeader { number: 2, bytes: place.log.segment_bytes, seed: 7 };
+    files.prepare(header, Some(1)).unwrap_err();
+    assert_eq!(files.numbers().unwrap(), [0_u32; 0]);
+    files.remove(1).unwrap();
+    files.prepare(SegmentHeader { number: 3, ..header }, None).unwrap();
 }
 
 #[test]
