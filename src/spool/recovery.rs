@@ -47,6 +47,8 @@ pub struct Recovery {
     cut_bytes: u64,
     last_segment: u32,
     last_batch: u64,
+    /// The one with that number.
+    newest: Option<BatchHeader>,
     committed: Place,
     /// Segments in which nothing was ever written.
     unused: Vec<u32>,
@@ -91,6 +93,7 @@ impl Recovery {
             cut_bytes: 0,
             last_segment: 0,
             last_batch: 0,
+            newest: None,
             committed: Place { segment: 0, offset: 0 },
             unused: Vec::new(),
         }
@@ -125,7 +128,11 @@ impl Recovery {
         self.contents.segments.push_back(Segment::new(number, seed));
         let scan = Scan { number, seed, bytes, limit };
         let end = scan.run(&mut |found| match found {
-            Found::Batch(header) => self.last_batch = self.last_batch.max(header.number),
+            Found::Batch(header) => {
+                if header.number > self.last_batch {
+                    (self.last_batch, self.newest) = (header.number, Some(header));
+                }
+            }
             Found::Record(frame) => self.take(number, frame, on_token),
             Found::Damage(bytes) => self.damage.push(Damage { segment: number, bytes, message: None }),
             Found::Torn(bytes) => self.cut_bytes += u64::from(bytes),
@@ -136,6 +143,12 @@ impl Recovery {
         if let Some(segment) = self.contents.segments.back_mut() {
             segment.end = end;
         }
+    }
+
+    /// The last batch that counts. What was read of it need not be on the disk: its write may have failed and have left it in
+    /// memory. All before it is there, as it says itself.
+    pub fn newest_batch(&self) -> Option<BatchHeader> {
+        self.newest
     }
 
     fn take(&mut self, number: u32, frame: Frame<'_>, on_token: &mut dyn FnMut(Token<'_>)) {

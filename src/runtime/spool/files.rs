@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::relay::SyncPolicy;
 use crate::runtime::atomic_file::{PRIVATE_FILE_MODE, WriteFault, create_directory, remove_if_there, sync_directory};
 use crate::spool::Place;
-use crate::spool::frame::SegmentHeader;
+use crate::spool::frame::{BatchHeader, SegmentHeader};
 use crate::spool::log::{Refusal, Write as Batch};
 use crate::spool::resting::Segments;
 
@@ -77,6 +77,20 @@ impl Files {
         let path = self.segment(number);
         let flags = if self.sync == SyncPolicy::None { 0 } else { libc::O_DSYNC };
         OpenOptions::new().write(true).custom_flags(flags).open(&path).map_err(WriteFault::of("open", &path))
+    }
+
+    /// Writes a batch once more, as it was read, to where it lies: then it is on stable storage, or the write fails. A sync
+    /// alone would not say: after a write that has failed a system may keep the bytes in memory, give them to whoever reads,
+    /// and have nothing left to sync. The batch is among `segments`, by number, unless a later one says that it is committed.
+    pub(super) fn write_again(&self, batch: BatchHeader, segments: &[(u32, Vec<u8>)]) -> Result<(), WriteFault> {
+        let Place { segment, offset } = batch.place;
+        let Some((_, bytes)) = segments.iter().find(|(number, _)| *number == segment) else {
+            return Ok(());
+        };
+        let start = offset as usize;
+        let end = (u64::from(offset) + batch.whole_bytes()).min(bytes.len() as u64) as usize;
+        let written = self.open_for_writing(segment)?.write_all_at(&bytes[start..end], offset.into());
+        written.map_err(WriteFault::of("write", &self.segment(segment)))
     }
 
     /// Makes a segment: all its blocks are written, so that a write to it later changes nothing but their content. If it

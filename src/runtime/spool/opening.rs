@@ -150,11 +150,14 @@ impl Opening<'_> {
             }
             held.push((number, bytes));
         }
-        for (number, bytes) in held {
-            recovery.read_segment(number, &bytes, None, on_token);
+        for (number, bytes) in &held {
+            recovery.read_segment(*number, bytes, None, on_token);
         }
         if let Some(number) = last_used.filter(|_| self.settings.sync != SyncPolicy::None) {
             files.sync_segment(number)?;
+            if let Some(batch) = recovery.newest_batch() {
+                files.write_again(batch, &held)?;
+            }
         }
         let recovered =
             recovery.finish(random_number().map_err(WriteFault::of("draw random bytes for", files.path()))?);

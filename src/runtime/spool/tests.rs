@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::rc::Rc;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use tempfile::TempDir;
 
 use super::files::Files;
@@ -377,6 +380,53 @@ fn a_segment_that_could_not_be_used_again_is_there_under_neither_number() {
     assert_eq!(files.numbers().unwrap(), [0_u32; 0]);
     files.remove(1).unwrap();
     files.prepare(SegmentHeader { number: 3, ..header }, None).unwrap();
+}
+
+/// Puts something in the place of each segment that reads the same, and can be synced, but takes no write.
+fn seal(place: &Place) -> Vec<OwnedFd> {
+    let entries = fs::read_dir(place.shard(0)).unwrap().map(|entry| entry.unwrap().path());
+    let sealed = entries.map(|path| {
+        let memory = memfd_create("segment", MemfdFlags::ALLOW_SEALING).unwrap();
+        fs::File::from(memory.try_clone().unwrap()).write_all(&fs::read(&path).unwrap()).unwrap();
+        fcntl_add_seals(&memory, SealFlags::WRITE).unwrap();
+        fs::remove_file(&path).unwrap();
+        symlink(format!("/proc/self/fd/{}", memory.as_raw_fd()), &path).unwrap();
+        memory
+    });
+    sealed.collect()
+}
+
+#[test]
+fn a_start_trusts_no_last_batch_that_it_cannot_write_again_however_well_it_reads() {
+    let place = Place::new();
+    commit(&place, 1, 0, 0..3, 1_000);
+    let _sealed = seal(&place);
+    let open = |sync| {
+        let path = spool_directory(place.directory.path());
+        let settings = SpoolSettings { path, shards: 1, sync, log: place.log };
+        open(&settings, Clock::start().now(), &mut |_| ()).map(|opened| opened.logs[0].message_count())
+    };
+    let fault = open(SyncPolicy::Commit).unwrap_err().to_string();
+    assert!(fault.starts_with("the spool cannot be opened: cannot write"), "{fault}");
+    assert_eq!(open(SyncPolicy::None).unwrap(), 3, "where nothing is promised nothing is written");
+}
+
+#[test]
+fn a_start_changes_nothing_by_writing_the_last_batch_again() {
+    let place = Place::new();
+    for number in 0..3 {
+        commit(&place, 1, 0, number..number + 1, 50_000);
+    }
+    let copy = place.directory.path().join("copy");
+    copy_directory(&place.shard(0), &copy);
+    for _ in 0..2 {
+        assert_eq!(queued(&place.open(1)).len(), 3);
+    }
+    for entry in fs::read_dir(&copy).unwrap() {
+        let before = entry.unwrap().path();
+        let after = place.shard(0).join(before.file_name().unwrap());
+        assert!(fs::read(before).unwrap() == fs::read(after).unwrap());
+    }
 }
 
 #[test]
