@@ -21,8 +21,8 @@ enum Progress {
     Collecting,
     /// `partial` was handed out and is void.
     HandedOut,
-    /// The line is longer than allowed: `partial` is its first bytes, and the rest of it is dropped.
-    Skipping,
+    /// The line is longer than allowed: `partial` is its first bytes, and the rest of it is dropped but for the last byte so far.
+    Skipping { last: Option<u8> },
 }
 
 /// What was found at the front of the input.
@@ -60,7 +60,7 @@ impl LineReader {
         match self.progress {
             Progress::Collecting => !self.partial.is_empty(),
             Progress::HandedOut => false,
-            Progress::Skipping => true,
+            Progress::Skipping { .. } => true,
         }
     }
 
@@ -79,12 +79,25 @@ impl LineReader {
     }
 
     fn collect(&mut self, beginning: &[u8], bytes_max: usize) {
-        if self.progress == Progress::Skipping || self.partial.len() + beginning.len() > bytes_max {
+        if self.is_too_long(beginning, bytes_max) {
+            self.progress = Progress::Skipping { last: self.last_of(beginning) };
             self.keep_beginning(beginning);
-            self.progress = Progress::Skipping;
             return;
         }
         self.partial.extend_from_slice(beginning);
+    }
+
+    fn is_too_long(&self, next: &[u8], bytes_max: usize) -> bool {
+        matches!(self.progress, Progress::Skipping { .. }) || self.partial.len() + next.len() > bytes_max
+    }
+
+    /// The line's last byte, if `next` is what follows in it.
+    fn last_of(&self, next: &[u8]) -> Option<u8> {
+        let before = match self.progress {
+            Progress::Skipping { last } => last,
+            Progress::Collecting | Progress::HandedOut => self.partial.last().copied(),
+        };
+        next.last().copied().or(before)
     }
 
     /// Of a line that is too long no more is kept than what it began with. `next` is what follows `partial` in it.
@@ -95,10 +108,11 @@ impl LineReader {
     }
 
     fn finish<'a>(&'a mut self, end: &'a [u8], bytes_max: usize) -> Scan<'a> {
-        if self.progress == Progress::Skipping || self.partial.len() + end.len() > bytes_max {
+        if self.is_too_long(end, bytes_max) {
+            let before_newline = self.last_of(&end[..end.len() - 1]);
             self.keep_beginning(end);
             self.progress = Progress::HandedOut;
-            return Scan::TooLong(&self.partial);
+            return if before_newline == Some(b'\r') { Scan::TooLong(&self.partial) } else { Scan::BareNewline };
         }
         let whole = if self.partial.is_empty() {
             end
@@ -164,6 +178,21 @@ mod tests {
     fn a_bare_newline_never_ends_a_line_quietly() {
         assert_eq!(lines(&[b"NOOP\nQUIT\r\n"], 512), ["BareNewline", "QUIT"]);
         assert_eq!(lines(&[b"NOOP", b"\n"], 512), ["BareNewline"]);
+    }
+
+    #[test]
+    fn a_bare_newline_does_not_end_a_line_over_the_bound_quietly_either() {
+        for (stream, expected) in [
+            (&b"12345678901234567890\nok\r\n"[..], "BareNewline"),
+            (b"1234567890\r234567890\nok\r\n", "BareNewline"),
+            (b"12345678901234567890\r\nok\r\n", "1234567890123456…"),
+        ] {
+            for cut in 0..=stream.len() {
+                assert_eq!(lines(&[&stream[..cut], &stream[cut..]], 8), [expected, "ok"], "{stream:?}, cut at {cut}");
+            }
+            let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+            assert_eq!(lines(&bytes, 8), [expected, "ok"], "{stream:?}");
+        }
     }
 
     #[test]
