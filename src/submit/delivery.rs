@@ -135,3 +135,23 @@ fn keep_doubts(first: &Outcome, second: &mut Outcome) {
 fn is_uncertain(outcome: &Outcome) -> bool {
     outcome.messages.iter().flatten().any(|verdict| *verdict == Verdict::Uncertain)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::keep_doubts;
+    use crate::proto::client::{Failure, Outcome, Verdict};
+    use crate::proto::reply_reader::Reply;
+
+    #[test]
+    fn who_may_have_the_message_is_uncertain_until_a_server_says_otherwise() {
+        let (unsent, uncertain) = (Verdict::Unsent(Failure::Closed), Verdict::Uncertain);
+        let accepted = Verdict::Accepted(Reply::new(250, "Queued"));
+        let of = |verdicts: &[&Verdict]| {
+            let verdicts = verdicts.iter().copied().cloned().collect();
+            Outcome { messages: vec![verdicts], failure: None }
+        };
+        let mut second = of(&[&unsent, &accepted, &unsent, &uncertain]);
+        keep_doubts(&of(&[&uncertain, &uncertain, &unsent, &uncertain]), &mut second);
+        assert_eq!(second, of(&[&uncertain, &accepted, &unsent, &uncertain]));
+    }
+}
