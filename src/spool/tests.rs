@@ -426,6 +426,19 @@ fn a_start_on_a_full_disk_has_room_for_the_notes_that_free_it() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_takes_messages_again_when_there_is_room() {
+    let (_, mut disk) = three();
+    let mut log = recover(&disk, now(10), &mut HashSet::new()).log;
+    let Some(Upkeep::Prepare { .. }) = log.poll_upkeep(now(10)) else { panic!("it asks for a segment") };
+    log.handle_prepared(now(10), Err(Refusal::Full));
+    assert_eq!(log.append_message(now(10), &simple(99, 10), 99), Err(Refusal::Full));
+    settle(&mut log, &mut disk, now(2_000));
+    log.append_message(now(2_000), &simple(99, 10), 99).unwrap();
+    settle(&mut log, &mut disk, now(2_000));
+    assert_eq!(recover(&disk, now(2_000), &mut HashSet::new()).log.message_count(), 4);
+}
+
+#[test]
 fn a_token_outlives_its_message_until_its_time_is_over() {
     let (mut log, mut disk, once) = with_token(0);
     log.note(now(0), &Note::Done(once), None);

@@ -169,8 +169,8 @@ impl Log {
     // ── Making ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn prepare(&mut self, now: Now) -> Option<Upkeep> {
-        // The next one is made when the current one is first written to.
-        let is_needed = self.current.is_none_or(|(_, offset)| offset > BLOCK_BYTES);
+        // The next one is made when the current one is first written to, or when it is only good for notes.
+        let is_needed = self.refusing.is_some() || self.current.is_none_or(|(_, offset)| offset > BLOCK_BYTES);
         if self.keeping.next.is_some() || !is_needed || now.monotonic < self.keeping.retry {
             return None;
         }
