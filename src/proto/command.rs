@@ -245,7 +245,7 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
 /// word ends at the first byte that is no visible character. `beginning` may be as little of the line as is known of it.
 pub fn meant_verb(beginning: &[u8]) -> Verb {
     let end = beginning.iter().position(|byte| *byte <= b' ' || *byte == 0x7f);
-    verb_of(&beginning[..end.unwrap_or(beginning.len())])
+    parse(&beginning[..end.unwrap_or(beginning.len())]).verb
 }
 
 fn verb_of(word: &[u8]) -> Verb {
