@@ -532,10 +532,15 @@ impl Log {
             segment.end = end;
         }
         let ends = written.records.iter().skip(1).map(|next| next.at).chain([written.record_end]);
+        let mut copied = 0;
         for (pending, end) in written.records.iter().zip(ends) {
+            copied += if pending.what.is_copy() { end - pending.at } else { 0 };
             let place = Place { segment, offset: offset + pending.at as u32 };
             self.apply(pending.what, Piece { place, bytes: (end - pending.at) as u32 });
             self.complete(pending.ticket, Ok(place));
+        }
+        if !written.records.iter().all(|pending| pending.what.is_copy()) {
+            self.keeping.note_traffic(u64::from(written.bytes) - copied as u64);
         }
     }
 

@@ -485,6 +485,24 @@ fn cleaning_comes_to_an_end_with_large_records_in_small_segments() {
 }
 
 #[test]
+fn a_log_in_use_is_cleaned_as_often_as_it_has_grown() {
+    let (mut log, mut disk) = open();
+    let mut most = 0;
+    for number in 0..1_500 {
+        let mut once = simple(number, 3_000);
+        let mail = format!("MAIL FROM:<a@b.example> XONCE=t{number}");
+        once.envelope = message(&mail, &["RCPT TO:<c@d.example>"], b"").envelope;
+        once.id = MessageId::new(now(0).unix, 0, number);
+        log.append_message(now(0), &once, 0).unwrap();
+        settle(&mut log, &mut disk, now(0));
+        log.note(now(0), &Note::Done(once.id), None);
+        most = most.max(log.segment_count());
+    }
+    // What is needed, the tokens, takes little more than two: so it is cleaned as soon as there are more than four.
+    assert!(most <= 5, "{most} segments");
+}
+
+#[test]
 fn tokens_that_lie_scattered_are_gathered_however_slow_the_disk_is() {
     let (mut log, mut disk) = open();
     for number in 0..200 {

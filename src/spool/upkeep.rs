@@ -89,6 +89,8 @@ struct Pass {
     last: u32,
     /// How many there were when it began.
     segments: u64,
+    /// Bytes that have come to the log since, but for copies.
+    traffic: u64,
     /// The last pass brought nothing: with so many segments, and so many bytes needed of them, neither would another.
     futile: Option<(u64, u64)>,
 }
@@ -112,6 +114,11 @@ impl Keeping {
     /// The segment to go on in, if it is ready.
     pub(super) fn take_next(&mut self) -> Option<(u32, u64)> {
         self.next.take()
+    }
+
+    /// So much was written that is no copy.
+    pub(super) fn note_traffic(&mut self, bytes: u64) {
+        self.pass.traffic += bytes;
     }
 
     pub(super) fn copy_begun(&mut self) {
@@ -296,8 +303,9 @@ impl Log {
     /// gains nothing; to try again and again would keep the disk busy for ever.
     fn begin_pass(&mut self) -> bool {
         let (segments, needed) = (self.contents.segments.len() as u64, self.needed_bytes());
-        let Pass { last, segments: before, futile } = self.keeping.pass;
-        let futile = if last > 0 && segments >= before { futile.or(Some((segments, needed))) } else { futile };
+        let Pass { last, segments: before, traffic, futile } = self.keeping.pass;
+        let without_it = before + traffic / u64::from(self.settings.segment_bytes);
+        let futile = if last > 0 && segments >= without_it { futile.or(Some((segments, needed))) } else { futile };
         let is_hopeless = futile.is_some_and(|(then, needed_then)| {
             segments <= then + then / FUTILE_GROWTH && needed >= needed_then - needed_then / FUTILE_GROWTH
         });
@@ -306,7 +314,7 @@ impl Log {
             return false;
         }
         let last = self.contents.segments.back().map_or(0, |newest| newest.number);
-        self.keeping.pass = Pass { last, segments, futile: None };
+        self.keeping.pass = Pass { last, segments, traffic: 0, futile: None };
         true
     }
 
