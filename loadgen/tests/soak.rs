@@ -28,10 +28,11 @@ const SHORT: Duration = Duration::from_secs(20);
 /// Slices of the short form, and the longest one of any.
 const SLICES: u32 = 4;
 const SLICE_MAX: Duration = Duration::from_secs(30);
-/// Memory in KiB, and descriptors, by which a server may hold more later: the allocator keeps or gives back pages as it likes,
-/// and the spool opens and closes segments.
+/// Memory in KiB, and descriptors, by which a server may hold more later: the allocator keeps or gives back pages as it likes.
+/// The spool keeps segments open, some more each time until the log is cleaned, which the short form may be over before; and
+/// connections to the next hop stay open for a while.
 const MEMORY_KIB_SLACK: u64 = 8 << 10;
-const DESCRIPTORS_SLACK: usize = 4;
+const DESCRIPTORS_SLACK: usize = 16;
 /// Clients of each slice that mean no good.
 const NUISANCES: usize = 300;
 
