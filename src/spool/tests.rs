@@ -485,6 +485,28 @@ fn cleaning_comes_to_an_end_with_large_records_in_small_segments() {
 }
 
 #[test]
+fn what_is_not_there_any_more_is_passed_over_when_a_segment_is_cleaned() {
+    let (mut log, mut disk) = open();
+    for number in 0..100 {
+        log.append_message(now(0), &simple(number, 3_000), 0).unwrap();
+        settle(&mut log, &mut disk, now(0));
+    }
+    (0..99).for_each(|number| log.note(now(0), &Note::Done(simple(number, 0).id), None));
+    disk.write(&log.poll_write(now(9)).unwrap());
+    log.handle_written(Ok(()));
+    let mut reads = 0;
+    while let Some(upkeep) = log.poll_upkeep(now(9)) {
+        match upkeep {
+            Upkeep::Read { .. } => log.handle_read(now(9), Some(&[])),
+            Upkeep::Prepare { .. } => log.handle_prepared(now(9), Ok(())),
+            Upkeep::Remove(_) => log.handle_removed(now(9), Ok(())),
+        }
+        reads += 1;
+        assert!(reads < 1_000, "it reads for ever");
+    }
+}
+
+#[test]
 fn a_log_in_use_is_cleaned_as_often_as_it_has_grown() {
     let (mut log, mut disk) = open();
     let mut most = 0;

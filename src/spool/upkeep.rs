@@ -360,7 +360,7 @@ impl Log {
         // before it would take as much room as before, and cleaning would never end.
         let first = cleaning.offset;
         let mut rest = bytes;
-        while !rest.is_empty() {
+        loop {
             let place = Place { segment: cleaning.segment, offset: cleaning.offset };
             let header = BatchHeader::decode(rest, place).filter(|header| header.seed == cleaning.seed);
             let taken = match header {
@@ -374,11 +374,14 @@ impl Log {
                     self.copy_batch(now, rest, header);
                     header.whole_bytes() as u32
                 }
-                // What was damaged was set aside at start.
+                // What was damaged was set aside at start; so was what is not there any more.
                 None => BLOCK_BYTES,
             };
             cleaning.offset = cleaning.offset.saturating_add(taken);
             rest = rest.get(taken as usize..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
         }
         cleaning.bytes = CLEANING_BYTES;
         self.keeping.cleaning = Some(cleaning);
