@@ -491,7 +491,7 @@ fn what_is_not_there_any_more_is_passed_over_when_a_segment_is_cleaned() {
         log.append_message(now(0), &simple(number, 3_000), 0).unwrap();
         settle(&mut log, &mut disk, now(0));
     }
-    (0..99).for_each(|number| log.note(now(0), &Note::Done(simple(number, 0).id), None));
+    (1..100).for_each(|number| log.note(now(0), &Note::Done(simple(number, 0).id), None));
     disk.write(&log.poll_write(now(9)).unwrap());
     log.handle_written(Ok(()));
     let mut reads = 0;
