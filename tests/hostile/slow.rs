@@ -26,7 +26,7 @@ const TLS_KIB_MAX: u64 = 28;
 /// The same for one whose replies nobody takes: what one receive brought, and twice what gathers for one send.
 const DEAF_KIB_MAX: u64 = (RECEIVE_BYTES + 2 * REPLIES_BYTES_MAX) as u64 / 1_024;
 /// What a server may take besides while they are there: little, so that a receive's worth of replies would not fit.
-const BESIDE_DEAF_KIB: u64 = 4 << 10;
+const BESIDE_DEAF_KIB: u64 = 8 << 10;
 /// What a server may take besides, whoever is connected.
 const BESIDE_KIB: u64 = 24 << 10;
 
