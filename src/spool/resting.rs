@@ -184,10 +184,7 @@ impl<S: Segments> RestingLog<S> {
     }
 
     /// Notes that these messages are done, those of them that are here.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn forget(&mut self, now: Now, messages: &[MessageId]) -> Result<(), S::Fault> {
+    fn forget(&mut self, now: Now, messages: &[MessageId]) -> Result<(), S::Fault> {
         for id in messages {
             if self.log.contains(*id) {
                 self.log.note(now, &Note::Done(*id), None);
