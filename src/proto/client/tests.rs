@@ -633,9 +633,9 @@ fn plain_esmtp_from_greeting() -> String {
     )
 }
 
-#[test]
-fn a_521_with_the_list_is_answered_with_the_right_id_and_all_is_said_again() {
-    let dialog = format!(
+/// Everything that can be said at once, up to the end of a message: in the clear, and inside TLS before any reply there.
+fn hurried_flight() -> String {
+    format!(
         "C: QHLO c c1
         C: STARTTLS
         C: <tls>
@@ -648,7 +648,15 @@ fn a_521_with_the_list_is_answered_with_the_right_id_and_all_is_said_again() {
         C: MAIL FROM:<a@x>
         C: RCPT TO:<b@y>
         C: BDAT 5 LAST
-        C: .hi
+        C: .hi"
+    )
+}
+
+#[test]
+fn a_521_with_the_list_is_answered_with_the_right_id_and_all_is_said_again() {
+    let flight = hurried_flight();
+    let dialog = format!(
+        "{flight}
         S: 521-s
         S: 521-PIPELINING
         S: 521-CHUNKING
@@ -796,20 +804,9 @@ fn a_pipelined_starttls_that_is_put_off_abandons_the_handshake_and_sends_nothing
 
 #[test]
 fn a_failed_pipelined_login_ends_the_session_and_its_530s_are_no_verdicts() {
+    let flight = hurried_flight();
     let dialog = format!(
-        "C: QHLO c c1
-        C: STARTTLS
-        C: <tls>
-        {GREETING}
-        S: 220 ok
-        S: 220 go
-        S: <tls>
-        C: QHLO c s1
-        C: AUTH PLAIN AGFubgBzZWNyZXQ=
-        C: MAIL FROM:<a@x>
-        C: RCPT TO:<b@y>
-        C: BDAT 5 LAST
-        C: .hi
+        "{flight}
         S: 220 ok
         S: 535 5.7.8 wrong password
         S: 530 5.7.0 Authentication failure
@@ -828,20 +825,9 @@ fn a_failed_pipelined_login_ends_the_session_and_its_530s_are_no_verdicts() {
 
 /// A pipelined login that is answered so, with the message behind it.
 fn play_login(replies: &str) -> Outcome {
+    let flight = hurried_flight();
     let dialog = format!(
-        "C: QHLO c c1
-        C: STARTTLS
-        C: <tls>
-        {GREETING}
-        S: 220 ok
-        S: 220 go
-        S: <tls>
-        C: QHLO c s1
-        C: AUTH PLAIN AGFubgBzZWNyZXQ=
-        C: MAIL FROM:<a@x>
-        C: RCPT TO:<b@y>
-        C: BDAT 5 LAST
-        C: .hi
+        "{flight}
         S: 220 ok
         {replies}
         C: <done>
