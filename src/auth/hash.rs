@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use argon2::password_hash::{Output, ParamsString, Salt, SaltString};
+use argon2::password_hash::{Output, ParamsString, Salt, SaltString, Value};
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version};
 
 use super::users::Users;
@@ -36,6 +36,10 @@ impl StoredHash {
         let hash = PasswordHash::new(text).map_err(|_| HashError::NotArgon2)?;
         Algorithm::try_from(hash.algorithm).map_err(|_| HashError::NotArgon2)?;
         hash.version.map(Version::try_from).transpose().map_err(|_| HashError::NotArgon2)?;
+        // Asked first: what comes next multiplies the lanes before it asks how many there are.
+        if has_too_many_lanes(&hash) {
+            return Err(HashError::NotArgon2);
+        }
         let params = Params::try_from(&hash).map_err(|_| HashError::NotArgon2)?;
         if hash.hash.is_none() || !hash.salt.is_some_and(is_long_enough) {
             return Err(HashError::NotArgon2);
@@ -147,6 +151,12 @@ fn is_long_enough(salt: Salt<'_>) -> bool {
     salt.decode_b64(&mut [0; Salt::MAX_LENGTH]).is_ok_and(|bytes| bytes.len() >= argon2::MIN_SALT_LEN)
 }
 
+/// A parameter may stand there more than once.
+fn has_too_many_lanes(hash: &PasswordHash<'_>) -> bool {
+    let too_many = |value: Value<'_>| value.decimal().is_ok_and(|lanes| lanes > Params::MAX_P_COST);
+    hash.params.iter().any(|(name, value)| name.as_str() == "p" && too_many(value))
+}
+
 fn work_kib(params: &Params) -> u64 {
     u64::from(params.m_cost()) * u64::from(params.t_cost())
 }
@@ -245,6 +255,8 @@ mod tests {
             "$argon2id$v=19$m=8,t=1,p=1$c29tZQ$WGlLPpgY0xJFWvaWMqxNYQ",
             "$argon2id$v=18$m=8,t=1,p=1$c29tZXNhbHQ$WGlLPpgY0xJFWvaWMqxNYQ",
             "$argon2id$v=19$m=8,t=0,p=1$c29tZXNhbHQ$WGlLPpgY0xJFWvaWMqxNYQ",
+            "$argon2id$v=19$m=19456,t=2,p=1999999999$c29tZXNhbHQ$WGlLPpgY0xJFWvaWMqxNYQ",
+            "$argon2id$v=19$m=19456,t=2,p=1,p=536870913$c29tZXNhbHQ$WGlLPpgY0xJFWvaWMqxNYQ",
             "$scrypt$ln=16,r=8,p=1$c29tZXNhbHQ$WGlLPpgY0xJFWvaWMqxNYQ",
         ] {
             assert_eq!(StoredHash::parse(text), Err(HashError::NotArgon2), "{text}");
