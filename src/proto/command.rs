@@ -109,8 +109,6 @@ pub enum Command<'a> {
     NotImplemented,
     /// Another protocol.
     Foreign,
-    /// Not known.
-    Unknown,
 }
 
 /// MAIL with its parameters.
@@ -207,9 +205,11 @@ impl Notify {
     }
 }
 
-/// What is wrong with a line whose verb is known.
+/// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
+    /// Its word is no command.
+    Verb,
     /// Arguments where none belong, or none where some do.
     Arguments,
     /// No domain in a hello.
@@ -241,11 +241,11 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
     Parsed { verb, command: command_of(verb, arguments) }
 }
 
-/// The command that a line was meant to be which cannot be read as one, because of a control character or for its length: its
-/// word ends at the first byte that is no visible character. `beginning` may be as little of the line as is known of it.
+/// The command that a line was meant to be which cannot be read as one, because of a control character, of spaces before it or
+/// for its length: its first word of visible characters. `beginning` may be as little of the line as is known of it.
 pub fn meant_verb(beginning: &[u8]) -> Verb {
-    let end = beginning.iter().position(|byte| *byte <= b' ' || *byte == 0x7f);
-    parse(&beginning[..end.unwrap_or(beginning.len())]).verb
+    let word = beginning.split(|byte| *byte <= b' ' || *byte == 0x7f).find(|word| !word.is_empty());
+    word.map_or(Verb::Unknown, verb_of)
 }
 
 fn verb_of(word: &[u8]) -> Verb {
@@ -297,7 +297,7 @@ fn command_of(verb: Verb, arguments: Option<&[u8]>) -> Result<Command<'_>, Synta
         Verb::Vrfy => arguments.map(|_| Command::Vrfy).ok_or(Syntax::Arguments),
         Verb::NotImplemented => Ok(Command::NotImplemented),
         Verb::Foreign => Ok(Command::Foreign),
-        Verb::Unknown => Ok(Command::Unknown),
+        Verb::Unknown => Err(Syntax::Verb),
     }
 }
 
@@ -590,7 +590,10 @@ mod tests {
             assert_eq!(meant_verb(format!("BDAT{end}").as_bytes()), Verb::Bdat, "{end:?}");
             assert_eq!(meant_verb(format!("StartTLS{end}").as_bytes()), Verb::StartTls, "{end:?}");
         }
-        for other in ["", "\tBDAT", "BD\0AT", "BDATX\0", "STARTTLSX\0"] {
+        for before in [" ", "\t", "\0\r \x7f"] {
+            assert_eq!(meant_verb(format!("{before}BDAT 5").as_bytes()), Verb::Bdat, "{before:?}");
+        }
+        for other in ["", " \t", "BD\0AT", "X BDAT 5", "BDATX\0", "STARTTLSX\0"] {
             assert_eq!(meant_verb(other.as_bytes()), Verb::Unknown, "{other:?}");
         }
     }

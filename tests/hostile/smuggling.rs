@@ -197,8 +197,8 @@ fn chunk_sizes_that_mean_different_things_to_different_servers_end_the_connectio
         client.expect("501 5.5.4");
         client.expect_end();
     }
-    // What ends the word is not always a space, and not every client has come as far as TLS.
-    for line in ["BDAT\t5", "BDAT\0 5", "BDAT\r5 LAST", "bdat 5 LAST\t"] {
+    // What ends the word is not always a space, it may have one before it, and not every client has come as far as TLS.
+    for line in [" BDAT 5", "\tBDAT 5", "BDAT\t5", "BDAT\0 5", "BDAT\r5 LAST", "bdat 5 LAST\t"] {
         let mut client = Client::greeted(&server);
         client.send(format!("{line}\r\nQUIT\r\n"));
         client.expect("501 5.5.4");

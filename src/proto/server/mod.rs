@@ -464,7 +464,7 @@ impl Server {
             Passage::Refused(reply) => self.refuse_at_gate(reply, &parsed, out),
             Passage::Allowed => match parsed.command {
                 Ok(command) => self.carry_out(now, command, out),
-                Err(syntax) => self.refuse_syntax(syntax, parsed.verb, out),
+                Err(syntax) => self.refuse_syntax(syntax, parsed.verb, line, out),
             },
         }
     }
@@ -492,7 +492,7 @@ impl Server {
         }
     }
 
-    /// Refuses a line for its form, unread. What would have followed it, had it been read, follows all the same, and is not to
+    /// Refuses a line for its form or its word, unread. What would have followed it, had it been read, follows all the same, and is not to
     /// be taken for commands: octets of which nobody can say how many they are, or a handshake.
     fn refuse_unread(&mut self, reply: Reply, beginning: &[u8], out: &mut Vec<u8>) {
         match meant_verb(beginning) {
@@ -512,8 +512,12 @@ impl Server {
         }
     }
 
-    fn refuse_syntax(&mut self, syntax: Syntax, verb: Verb, out: &mut Vec<u8>) {
+    fn refuse_syntax(&mut self, syntax: Syntax, verb: Verb, line: &[u8], out: &mut Vec<u8>) {
         let reply = match (syntax, verb) {
+            (Syntax::Verb, _) => {
+                self.refuse_unread(reply::UNKNOWN_COMMAND, line, out);
+                return;
+            }
             (Syntax::ChunkSize, _) => {
                 self.end_with(reply::BAD_CHUNK_SIZE, Outcome::Unskippable, out);
                 return;
@@ -550,7 +554,6 @@ impl Server {
             Command::Quit => self.end_with(reply::BYE, Outcome::Quit, out),
             Command::Foreign => self.end_with(reply::NOT_SMTP, Outcome::NotSmtp, out),
             Command::NotImplemented => self.refuse(reply::NOT_IMPLEMENTED, out),
-            Command::Unknown => self.refuse(reply::UNKNOWN_COMMAND, out),
         }
     }
 

@@ -352,11 +352,13 @@ fn an_auth_line_may_be_long_and_no_other() {
     assert!(talk.say(&format!("AUTH PLAIN {}\r\n", "A".repeat(13_000))).starts_with("500 5.5.2"));
 }
 
-/// A word that is followed by a control character, or by more spaces than a command line or any line may have.
+/// A word that is followed by a control character, or by more spaces than a command line or any line may have, or that does not
+/// stand at the beginning of its line.
 fn unreadable(word: &str) -> Vec<String> {
     let ends = ["\t", "\0", "\x0b", "\r", "\x7f", " 5 LAST\t", " 5\tLAST", " 5 LAST\0", " 5 LAST\rNOOP"];
     let long = [2_100, 13_000].map(|spaces| format!("{word}{} 5 LAST", " ".repeat(spaces)));
-    ends.iter().map(|end| format!("{word}{end}")).chain(long).collect()
+    let before = [" ", "  ", "\t", "\0", " \r"].map(|before| format!("{before}{word} 5"));
+    ends.iter().map(|end| format!("{word}{end}")).chain(long).chain(before).collect()
 }
 
 #[test]
@@ -400,7 +402,7 @@ fn a_client_hello_behind_a_line_that_cannot_be_read_is_dropped() {
             talk.reply(Server::greet);
             let (before, after) = words.split_at(cut);
             let replies = talk.say(before) + &talk.say(after);
-            let refused = replies.strip_prefix("500 5.5.2 ").unwrap_or_else(|| panic!("{line:?}: {replies}"));
+            let refused = replies.strip_prefix("500 5.5.").unwrap_or_else(|| panic!("{line:?}: {replies}"));
             assert!(refused.ends_with("\r\n250 2.0.0 OK\r\n"), "{line:?}, cut at {cut}: {replies}");
             assert_eq!(talk.server.outcome(), None);
         }
