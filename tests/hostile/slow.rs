@@ -125,7 +125,7 @@ fn hundreds_of_clients_that_never_read_are_not_read_from_and_are_left_in_time() 
     let count = crowd(DEAF_CLIENTS);
     let site = Site::new();
     // Few TLS sessions: each that the honest client leaves takes a page of a large cache, and nobody knows how many it leaves.
-    let server = serve(&site, &["--idle-timeout", "20", "--commands-max", "1000000", "--tls-sessions", "256"]);
+    let server = serve(&site, &["--idle-timeout", "40", "--commands-max", "1000000", "--tls-sessions", "256"]);
     let peace = Peace::at(&server);
     let before = Holdings::of(&server);
     // Neither the system's buffers nor a receive have room for the replies to so many.
