@@ -21,7 +21,7 @@ enum Progress {
     Collecting,
     /// `partial` was handed out and is void.
     HandedOut,
-    /// The line is longer than allowed: `partial` is its first bytes, and the rest of it is dropped but for the last byte so far.
+    /// The line is longer than allowed: `partial` is its beginning, and the rest of it is dropped but for the last byte so far.
     Skipping { last: Option<u8> },
 }
 
@@ -32,7 +32,7 @@ pub enum Scan<'a> {
     Line(&'a [u8]),
     /// The input is used up and no line has ended.
     Incomplete,
-    /// A line was longer than allowed; all of it has been dropped but its first [`BEGINNING_BYTES_MAX`] bytes.
+    /// A line was longer than allowed; all of it has been dropped but [`BEGINNING_BYTES_MAX`] bytes from its first visible one.
     TooLong(&'a [u8]),
     /// A line ended in LF without CR; it has been dropped.
     BareNewline,
@@ -100,9 +100,12 @@ impl LineReader {
         next.last().copied().or(before)
     }
 
-    /// Of a line that is too long no more is kept than what it began with. `next` is what follows `partial` in it.
+    /// Of a line that is too long no more is kept than what it began with, but for blanks. `next` is what follows `partial` in it.
     fn keep_beginning(&mut self, next: &[u8]) {
+        let blanks = blanks_before(&self.partial);
+        self.partial.drain(..blanks);
         self.partial.truncate(BEGINNING_BYTES_MAX);
+        let next = if self.partial.is_empty() { &next[blanks_before(next)..] } else { next };
         let missing = BEGINNING_BYTES_MAX - self.partial.len();
         self.partial.extend_from_slice(&next[..missing.min(next.len())]);
     }
@@ -126,6 +129,11 @@ impl LineReader {
             None => Scan::BareNewline,
         }
     }
+}
+
+/// How many bytes come before the first visible one.
+fn blanks_before(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| *byte > b' ' && *byte != 0x7f).unwrap_or(bytes.len())
 }
 
 /// How much of a line that is too long is kept. It tells which command the line was, as other bytes may belong to it: the
@@ -203,8 +211,8 @@ mod tests {
 
     #[test]
     fn of_a_line_over_the_bound_the_same_beginning_is_known_however_it_is_cut() {
-        let stream = b"12345678901234567890\r\nok\r\n";
-        for bytes_max in [4, 8, 16, 18, 21] {
+        let stream = b"\t  \x7f 12345678901234567890\r\nok\r\n";
+        for bytes_max in [4, 5, 8, 16, 21, 26] {
             let expected = ["1234567890123456…", "ok"];
             for cut in 0..=stream.len() {
                 assert_eq!(lines(&[&stream[..cut], &stream[cut..]], bytes_max), expected, "{bytes_max}, cut at {cut}");

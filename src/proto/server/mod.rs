@@ -461,7 +461,7 @@ impl Server {
         }
         self.note_start(&parsed);
         match gate(self.state.stage(), self.state.channel(), parsed.verb) {
-            Passage::Refused(reply) => self.refuse_at_gate(reply, &parsed, out),
+            Passage::Refused(reply) => self.refuse_at_gate(reply, &parsed, line, out),
             Passage::Allowed => match parsed.command {
                 Ok(command) => self.carry_out(now, command, out),
                 Err(syntax) => self.refuse_syntax(syntax, parsed.verb, line, out),
@@ -503,8 +503,9 @@ impl Server {
     }
 
     /// Refuses a command for where it stands, and makes sure that what belongs to it is not taken for something else.
-    fn refuse_at_gate(&mut self, reply: Reply, parsed: &Parsed<'_>, out: &mut Vec<u8>) {
+    fn refuse_at_gate(&mut self, reply: Reply, parsed: &Parsed<'_>, line: &[u8], out: &mut Vec<u8>) {
         match (parsed.verb, &parsed.command) {
+            (Verb::Unknown, _) => self.refuse_unread(reply, line, out),
             (Verb::Bdat, Ok(Command::Bdat { size, .. })) => self.refuse_chunk(*size, reply, out),
             (Verb::Bdat, _) => self.end_with(reply::BAD_CHUNK_SIZE, Outcome::Unskippable, out),
             (Verb::StartTls | Verb::Qtls, _) => self.refuse_handshake(reply, out),

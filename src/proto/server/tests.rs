@@ -357,7 +357,8 @@ fn an_auth_line_may_be_long_and_no_other() {
 fn unreadable(word: &str) -> Vec<String> {
     let ends = ["\t", "\0", "\x0b", "\r", "\x7f", " 5 LAST\t", " 5\tLAST", " 5 LAST\0", " 5 LAST\rNOOP"];
     let long = [2_100, 13_000].map(|spaces| format!("{word}{} 5 LAST", " ".repeat(spaces)));
-    let before = [" ", "  ", "\t", "\0", " \r"].map(|before| format!("{before}{word} 5"));
+    let far_in = " ".repeat(13_000);
+    let before = [" ", "  ", "\t", "\0", " \r", &far_in].map(|before| format!("{before}{word} 5"));
     ends.iter().map(|end| format!("{word}{end}")).chain(long).chain(before).collect()
 }
 
@@ -378,7 +379,20 @@ fn octets_behind_a_bdat_line_that_cannot_be_read_are_not_read_as_commands() {
         talk.say(TRANSACTION);
         talk
     };
-    let begin: [&dyn Fn() -> Talk; 3] = [&in_the_clear, &inside, &in_a_transaction];
+    let behind_a_wrong_id = || {
+        let mut talk = in_the_clear();
+        assert!(talk.say("QHLO client.example wrong\r\n").starts_with("520"));
+        talk
+    };
+    let behind_a_wrong_password = || {
+        let mut talk = inside();
+        talk.say(LOGIN);
+        talk.server.poll_action();
+        assert!(talk.reply(|server, out| server.handle_verdict(Verdict::Denied { delay: Duration::ZERO }, out)).starts_with("535"));
+        talk
+    };
+    let begin: [&dyn Fn() -> Talk; 5] =
+        [&in_the_clear, &inside, &in_a_transaction, &behind_a_wrong_id, &behind_a_wrong_password];
     for line in unreadable("BDAT").into_iter().chain(unreadable("bdat")) {
         for begin in begin {
             let words = format!("{line}\r\nNOOP\r\n");
@@ -395,16 +409,26 @@ fn octets_behind_a_bdat_line_that_cannot_be_read_are_not_read_as_commands() {
 
 #[test]
 fn a_client_hello_behind_a_line_that_cannot_be_read_is_dropped() {
+    let at_first = || {
+        let mut talk = Talk::begin(Opening::Clear, 1 << 20);
+        talk.reply(Server::greet);
+        talk
+    };
+    let behind_a_wrong_id = || {
+        let mut talk = at_first();
+        assert!(talk.say("QHLO client.example wrong\r\n").starts_with("520"));
+        talk
+    };
     for line in unreadable("STARTTLS").into_iter().chain(unreadable("qtls")) {
         let words = format!("{line}\r\n\x16\x03\x01\0\x06QUIT\r\nNOOP\r\n");
         for cut in [0, 1, 4, line.len() / 2, line.len(), line.len() + 2, line.len() + 5, words.len() - 7] {
-            let mut talk = Talk::begin(Opening::Clear, 1 << 20);
-            talk.reply(Server::greet);
-            let (before, after) = words.split_at(cut);
-            let replies = talk.say(before) + &talk.say(after);
-            let refused = replies.strip_prefix("500 5.5.").unwrap_or_else(|| panic!("{line:?}: {replies}"));
-            assert!(refused.ends_with("\r\n250 2.0.0 OK\r\n"), "{line:?}, cut at {cut}: {replies}");
-            assert_eq!(talk.server.outcome(), None);
+            for mut talk in [at_first(), behind_a_wrong_id()] {
+                let (before, after) = words.split_at(cut);
+                let replies = talk.say(before) + &talk.say(after);
+                assert!(replies.starts_with("50") && replies.lines().count() == 2, "{line:?}, cut at {cut}: {replies}");
+                assert!(replies.ends_with("\r\n250 2.0.0 OK\r\n"), "{line:?}, cut at {cut}: {replies}");
+                assert_eq!(talk.server.outcome(), None);
+            }
         }
     }
 }
