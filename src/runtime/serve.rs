@@ -642,14 +642,12 @@ fn open_spool(config: &Config, state: &Path, clock: Clock, once: &OnceRegistry) 
         // A name is older than its message is stored, by what a large one took to come in.
         log: log_settings(config.once_retention + config.transaction_timeout),
     };
-    let mut tokens = Vec::new();
     let opened = spool::open(&settings, start, &mut |found| {
         let key = once.key(found.user, found.token);
-        tokens.push(StoredToken::found(start, key, found.id, config.transaction_timeout));
+        StoredToken::found(start, key, found.id, config.transaction_timeout)
     });
-    let mut opened = opened.map_err(|error| ServeError::of(error.exit(), error))?;
-    opened.settle_tokens(start, &mut tokens).map_err(|error| ServeError::of(error.exit(), error))?;
-    once.restore(start, tokens);
+    let opened = opened.map_err(|error| ServeError::of(error.exit(), error))?;
+    once.restore(start, opened.tokens);
     let messages = opened.logs.iter().map(|log| log.message_count() as u64).sum();
     let took = clock.now().monotonic.saturating_sub(start.monotonic);
     let mut events = vec![SpoolOpened { messages, cut_bytes: opened.cut_bytes, took }.into()];

@@ -57,6 +57,8 @@ pub(super) struct Contents {
     pub(super) tokens: u64,
     /// Messages that do not count, nor do their tokens.
     pub(super) disowned: HashSet<MessageId>,
+    /// Messages that were not whole at start.
+    pub(super) lost: HashSet<MessageId>,
 }
 
 impl Segment {

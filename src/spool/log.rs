@@ -141,8 +141,11 @@ pub struct Log {
     pub(super) refusing: Option<Refusal>,
     next_batch: u64,
     committed: Place,
-    /// A batch with messages has failed, and no batch behind it says so yet.
-    owes_disowning: bool,
+    /// Messages of batches that have failed, and of which no batch behind says so yet. What they consist of is kept so long: a
+    /// start that takes them for stored must find it whole.
+    to_disown: Vec<MessageId>,
+    /// Where the last batch lies that was found at start, and its bytes, until there is another one behind it.
+    pub(super) last_batch_found: Option<(Place, u32)>,
     pub(super) keeping: Keeping,
     completions: Vec<Completion>,
 }
@@ -265,7 +268,8 @@ impl Log {
             refusing: None,
             next_batch: last_batch + 1,
             committed,
-            owes_disowning: false,
+            to_disown: Vec::new(),
+            last_batch_found: None,
             keeping: Keeping::new(last_segment, random),
             completions: Vec::new(),
         }
@@ -386,7 +390,7 @@ impl Log {
     /// everything before it was whole.
     pub fn close(&mut self, now: Now) {
         self.hurry();
-        if self.current.is_none() && !self.owes_disowning {
+        if self.current.is_none() && self.to_disown.is_empty() {
             return;
         }
         self.push_empty_batch(now.monotonic);
@@ -407,6 +411,21 @@ impl Log {
     /// Is this one of [`Self::disowned`]?
     pub fn is_disowned(&self, id: MessageId) -> bool {
         self.contents.disowned.contains(&id)
+    }
+
+    /// May this message have been refused, of those that were found at start? Its batch is the last one: if that failed, nothing
+    /// behind it says so.
+    pub fn may_be_refused(&self, id: MessageId) -> bool {
+        let (Some((batch, bytes)), Some(entry)) = (self.last_batch_found, self.contents.messages.get(id)) else {
+            return false;
+        };
+        let Place { segment, offset } = entry.head.place;
+        segment == batch.segment && (batch.offset..batch.offset.saturating_add(bytes)).contains(&offset)
+    }
+
+    /// Was this message not whole when it was found at start? Its token names nothing that could be delivered.
+    pub fn is_lost(&self, id: MessageId) -> bool {
+        self.contents.lost.contains(&id)
     }
 
     /// How many messages are not done.
@@ -468,10 +487,10 @@ impl Log {
         }
         let bytes = frame::whole_bytes(front.bytes.len() - BATCH_HEADER_BYTES);
         let place = self.take_room(bytes)?;
+        let seed = self.contents.segment(place.segment)?.seed;
         let mut batch = self.gathering.pop_front()?;
         self.waiting_bytes -= batch.bytes.len();
         let (notes, record_end) = (batch.notes(), batch.bytes.len());
-        let seed = self.contents.segment(place.segment)?.seed;
         let (number, committed) = (self.next_batch, self.committed);
         self.next_batch += 1;
         frame::seal(&mut batch.bytes, BatchHeader { number, seed, place, committed, bytes: 0 });
@@ -496,8 +515,15 @@ impl Log {
             Ok(()) => self.commit(&written),
             Err(failure) => {
                 self.give_up(written.place.segment);
-                self.owes_disowning |=
-                    written.records.iter().any(|pending| matches!(pending.what, What::Message { .. }));
+                let before = self.to_disown.len();
+                self.to_disown.extend(written.records.iter().filter_map(|pending| match pending.what {
+                    What::Message { id, .. } => Some(id),
+                    _ => None,
+                }));
+                if self.to_disown.len() == before {
+                    // Nobody waits for it, and it comes again by itself.
+                    self.keeping.slow_down();
+                }
                 self.fail(&written.records, written.notes, failure);
                 self.disown_failed();
             }
@@ -507,7 +533,7 @@ impl Log {
     /// The messages of a batch that failed are refused, but all of it may be on the disk: until the next batch says that it does
     /// not count, a start would take it for stored. So the next one does not wait for company.
     pub(super) fn disown_failed(&mut self) {
-        if self.owes_disowning && self.gathering.is_empty() {
+        if !self.to_disown.is_empty() && self.gathering.is_empty() {
             self.push_empty_batch(Duration::ZERO);
         }
     }
@@ -527,7 +553,10 @@ impl Log {
         let Place { segment, offset } = written.place;
         let end = offset + written.bytes;
         self.committed = Place { segment, offset: end };
-        self.owes_disowning = false;
+        self.last_batch_found = None;
+        for id in std::mem::take(&mut self.to_disown) {
+            self.contents.remove_parts(id);
+        }
         if let Some(segment) = self.contents.segment_mut(segment) {
             segment.end = end;
         }
@@ -663,7 +692,9 @@ impl Log {
 
     fn forget_parts(&mut self, id: MessageId) {
         self.incoming.remove(&id);
-        self.contents.remove_parts(id);
+        if !self.to_disown.contains(&id) {
+            self.contents.remove_parts(id);
+        }
     }
 
     fn complete(&mut self, ticket: Option<Ticket>, result: Result<Place, Refusal>) {

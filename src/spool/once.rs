@@ -86,41 +86,27 @@ enum State {
     },
 }
 
-/// Keeps one message for each token that was found, and returns those of the others that are still queued: they are not to
+/// Keeps the newest message for each token that was found, and returns those of the others that were refused: they are not to
 /// be delivered.
 ///
 /// Two messages bear one token if the first was refused because its batch could not be written, although all of it is on the
-/// disk, and if its log has not said so in a later batch, while another log took the message when it came again. Of such
-/// messages one that is done wins, because it was delivered; else the newest, which is the one that was acknowledged. So the
-/// tokens of messages that were dropped by an earlier start must not be among these.
+/// disk, and if its log has not said so in a later batch, while another log took the message when it came again. Which messages
+/// can have been refused so, their logs know.
 ///
-/// A token that was used again when its time was over, and is found twice because tokens are kept for longer now, is no repeat:
-/// both messages were acknowledged.
-pub fn settle_repeats(tokens: &mut Vec<StoredToken>, is_queued: impl Fn(MessageId) -> bool) -> Vec<MessageId> {
+/// All others were acknowledged, and none of them is dropped. A token may be used again when its time is over, or was forgotten
+/// early.
+pub fn settle_repeats(tokens: &mut Vec<StoredToken>, may_be_refused: impl Fn(MessageId) -> bool) -> Vec<MessageId> {
     tokens.sort_unstable_by_key(|token| (token.key, token.message));
     tokens.dedup_by_key(|token| (token.key, token.message));
-    let (mut kept, mut dropped) = (Vec::with_capacity(tokens.len()), Vec::new());
-    let is_repeat = |one: &StoredToken, next: &StoredToken| {
+    let came_again = |one: &StoredToken, next: &StoredToken| {
         let between = next.message.received().saturating_sub(one.message.received());
         one.key == next.key && between < ONCE_RETENTION_MIN
     };
-    for same in tokens.chunk_by(is_repeat) {
-        let [.., newest] = same else { continue };
-        let done = || same.iter().rev().find(|token| !is_queued(token.message));
-        let wins = if same.len() == 1 { newest } else { done().unwrap_or(newest) };
-        kept.push(*wins);
-        let others = same.iter().map(|token| token.message).filter(|message| *message != wins.message);
-        dropped.extend(others.filter(|message| is_queued(*message)));
-    }
-    // Of a token that was used again the newest message is the one that counts.
-    kept.dedup_by(|next, one| {
-        let is_same = next.key == one.key;
-        if is_same {
-            *one = *next;
-        }
-        is_same
-    });
-    *tokens = kept;
+    let pairs = tokens.windows(2).filter(|pair| came_again(&pair[0], &pair[1]));
+    let dropped = pairs.map(|pair| pair[0].message).filter(|message| may_be_refused(*message)).collect();
+    // The newest of each token comes first, and stays.
+    tokens.reverse();
+    tokens.dedup_by_key(|token| token.key);
     dropped
 }
 
@@ -386,26 +372,21 @@ mod tests {
         assert_eq!(tokens.claim(now, key("c")), ClaimAnswer::Stored(id(3)));
     }
 
-    /// What is kept and what is dropped of messages with these tokens and numbers, of which these are queued.
-    fn settled(found: &[(&str, u32)], queued: &[u32]) -> (Vec<MessageId>, Vec<MessageId>) {
+    /// What is kept and what is dropped of messages with these tokens and numbers, of which these may have been refused.
+    fn settled(found: &[(&str, u32)], refused: &[u32]) -> (Vec<MessageId>, Vec<MessageId>) {
         let mut tokens: Vec<_> = found.iter().map(|(token, number)| restored(token, *number, 5, START)).collect();
-        let dropped = settle_repeats(&mut tokens, |message| queued.iter().any(|number| id(*number) == message));
+        let dropped = settle_repeats(&mut tokens, |message| refused.iter().any(|number| id(*number) == message));
         let mut kept: Vec<_> = tokens.iter().map(|token| token.message).collect();
         kept.sort_unstable();
         (kept, dropped)
     }
 
     #[test]
-    fn of_two_queued_messages_with_one_token_the_newest_is_kept() {
+    fn of_messages_with_one_token_the_newest_is_kept_and_none_is_dropped_that_was_acknowledged() {
         let found = [("t", 7), ("u", 8), ("t", 9), ("t", 5)];
         assert_eq!(settled(&found, &[5, 7, 8, 9]), (vec![id(8), id(9)], vec![id(5), id(7)]));
-    }
-
-    #[test]
-    fn a_message_that_is_done_keeps_others_with_its_token_from_being_delivered() {
-        assert_eq!(settled(&[("t", 1), ("t", 2)], &[2]), (vec![id(1)], vec![id(2)]));
-        assert_eq!(settled(&[("t", 1), ("t", 2)], &[1]), (vec![id(2)], vec![id(1)]));
-        assert_eq!(settled(&[("t", 1), ("t", 2)], &[]), (vec![id(2)], vec![]));
+        assert_eq!(settled(&found, &[7, 8, 9]), (vec![id(8), id(9)], vec![id(7)]));
+        assert_eq!(settled(&found, &[8, 9]), (vec![id(8), id(9)], vec![]));
     }
 
     #[test]
@@ -416,11 +397,9 @@ mod tests {
             StoredToken { message: MessageId::new(token.stored_at, 0, 1), ..token }
         };
         let (old, new) = (stored(50_000), stored(5));
-        for queued in [vec![], vec![old.message], vec![new.message], vec![old.message, new.message]] {
-            let mut tokens = vec![new, old];
-            assert_eq!(settle_repeats(&mut tokens, |message| queued.contains(&message)), []);
-            assert_eq!(tokens, [new]);
-        }
+        let mut tokens = vec![new, old];
+        assert_eq!(settle_repeats(&mut tokens, |_| true), []);
+        assert_eq!(tokens, [new]);
     }
 
     #[test]

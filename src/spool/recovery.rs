@@ -141,7 +141,8 @@ impl Recovery {
             self.committed = Place { segment: number, offset: end };
         }
         if let Some(segment) = self.contents.segments.back_mut() {
-            segment.end = end;
+            // What is not there cannot be read again either.
+            segment.end = end.min(bytes.len() as u32).max(BLOCK_BYTES);
         }
     }
 
@@ -213,8 +214,10 @@ impl Recovery {
     /// All segments are read. `random` is for the seeds of new segments.
     pub fn finish(mut self, random: u64) -> Recovered {
         self.drop_incomplete();
-        let Self { settings, contents, last_segment, last_batch, committed, .. } = self;
+        let Self { settings, contents, last_segment, last_batch, committed, newest, .. } = self;
         let mut log = Log::with(settings, contents, last_segment, last_batch, committed, random);
+        log.last_batch_found =
+            newest.map(|batch| (batch.place, u32::try_from(batch.whole_bytes()).unwrap_or(u32::MAX)));
         for number in self.unused {
             log.keeping.add_freed(number);
         }
@@ -233,6 +236,7 @@ impl Recovery {
                 let Place { segment, offset } = entry.head.place;
                 let bytes = offset..offset + entry.head.bytes;
                 self.damage.push(Damage { segment, bytes, message: Some(id) });
+                self.contents.lost.insert(id);
                 self.contents.remove(id);
             }
         }

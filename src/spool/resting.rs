@@ -2,7 +2,7 @@
 //! that is.
 //!
 //! ```text
-//! read all ──▶ drop_doubles ──▶ for each log without a shard: take_over, remove_all ──▶ settle_tokens
+//! read all ──▶ settle_tokens ──▶ drop_doubles ──▶ for each log without a shard: take_over, remove_all
 //! ```
 //!
 //! A start may be interrupted anywhere, and the next one may have any number of shards. So nothing is removed before its copy is
@@ -64,8 +64,11 @@ pub trait Segments {
     /// It may be gone, or there.
     fn remove(&mut self, number: u32) -> Result<(), Self::Fault>;
 
-    /// The log itself does not take a message.
+    /// The log itself does not take a message, or finds no room for its notes.
     fn refused(&self, refusal: Refusal) -> Self::Fault;
+
+    /// What a log is told of this fault.
+    fn refusal(fault: &Self::Fault) -> Refusal;
 }
 
 /// The log of one shard, read and ready to be handed to it.
@@ -137,8 +140,11 @@ pub fn take_over<S: Segments>(
 }
 
 /// Keeps one message for each token that was found, as [`settle_repeats`] says, and returns how many others it has disowned. What
-/// was disowned by an earlier start stays so, in whichever logs its token is: what is done without having been delivered must
-/// win over no other.
+/// was disowned by an earlier start stays so, in whichever logs its token is, and what is not whole anywhere is disowned too: a
+/// token must not name what nobody will get.
+///
+/// It comes before anything is written to these logs, which are all that there are: a log whose last batch may be one that was
+/// refused is told by its being the last.
 ///
 /// # Errors
 /// A log cannot be written.
@@ -147,11 +153,20 @@ pub fn settle_tokens<S: Segments>(
     logs: &mut [RestingLog<S>],
     tokens: &mut Vec<StoredToken>,
 ) -> Result<usize, S::Fault> {
+    let is_lost =
+        |id| logs.iter().any(|resting| resting.log.is_lost(id)) && !logs.iter().any(|resting| resting.log.contains(id));
+    let may_be_refused = |id| {
+        let mut copies = logs.iter().map(|resting| &resting.log).filter(|log| log.contains(id)).peekable();
+        copies.peek().is_some() && copies.all(|log| log.may_be_refused(id))
+    };
     let mut disowned: HashSet<_> = logs.iter().flat_map(|resting| resting.log.disowned()).collect();
+    disowned.extend(tokens.iter().map(|token| token.message).filter(|id| is_lost(*id)));
     tokens.retain(|token| !disowned.contains(&token.message));
-    let repeats = settle_repeats(tokens, |id| logs.iter().any(|resting| resting.log.contains(id)));
+    let repeats = settle_repeats(tokens, may_be_refused);
     disowned.extend(&repeats);
-    logs.iter_mut().try_for_each(|resting| resting.disown(now, disowned.iter().copied()))?;
+    // Where nothing is there is no token either, and perhaps no room.
+    let mut used = logs.iter_mut().filter(|resting| resting.log.segment_count() > 0);
+    used.try_for_each(|resting| resting.disown(now, disowned.iter().copied()))?;
     Ok(repeats.len())
 }
 
@@ -249,39 +264,55 @@ impl<S: Segments> RestingLog<S> {
         self.segments.read_at(address.place, address.bytes)
     }
 
-    /// Writes everything that waits.
+    /// Writes everything that waits. On a full disk notes find room in the last segment.
     fn settle(&mut self, now: Now) -> Result<(), S::Fault> {
-        self.log.hurry();
+        let mut no_room = None;
+        let mut is_at_rest = false;
         while !self.log.is_idle() {
+            self.log.hurry();
             if let Some(write) = self.log.poll_write(now) {
                 let written = self.segments.write(&write);
-                self.log.handle_written(written.as_ref().copied().map_err(|_| Refusal::Fault));
+                self.log.handle_written(written.as_ref().copied().map_err(S::refusal));
                 written?;
+            } else if let Some(upkeep) = self.log.poll_upkeep(now) {
+                no_room = self.keep_up(now, upkeep)?.or(no_room);
+            } else if is_at_rest {
+                return Err(no_room.unwrap_or_else(|| self.segments.refused(Refusal::Full)));
             } else {
-                self.keep_up(now)?;
+                // Coming to the end of a segment that is cleaned is a step that asks for nothing.
+                is_at_rest = true;
+                continue;
             }
+            is_at_rest = false;
         }
-        self.log.take_completions();
-        Ok(())
+        let refused = self.log.take_completions().into_iter().find_map(|done| done.result.err());
+        match refused {
+            Some(refusal) => Err(no_room.unwrap_or_else(|| self.segments.refused(refusal))),
+            None => Ok(()),
+        }
     }
 
-    fn keep_up(&mut self, now: Now) -> Result<(), S::Fault> {
-        match self.log.poll_upkeep(now) {
-            Some(Upkeep::Prepare { header, recycled }) => {
-                self.segments.prepare(header, recycled)?;
-                self.log.handle_prepared(now, Ok(()));
+    /// Returns the fault with which the log can go on.
+    fn keep_up(&mut self, now: Now, upkeep: Upkeep) -> Result<Option<S::Fault>, S::Fault> {
+        match upkeep {
+            Upkeep::Prepare { header, recycled } => {
+                let prepared = self.segments.prepare(header, recycled);
+                self.log.handle_prepared(now, prepared.as_ref().copied().map_err(S::refusal));
+                return match prepared {
+                    Err(fault) if self.log.current.is_some() => Ok(Some(fault)),
+                    prepared => prepared.map(|()| None),
+                };
             }
-            Some(Upkeep::Remove(number)) => {
+            Upkeep::Remove(number) => {
                 self.segments.remove(number)?;
                 self.log.handle_removed(now, Ok(()));
             }
-            Some(Upkeep::Read { place, bytes }) => {
+            Upkeep::Read { place, bytes } => {
                 let bytes = self.segments.read_at(place, bytes).ok();
                 self.log.handle_read(now, bytes.as_deref());
             }
-            None => {}
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -298,7 +329,7 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
 
-    use super::{RestingLog, Segments, drop_doubles, settle_tokens, take_over};
+    use super::{FoundToken, RestingLog, Segments, drop_doubles, settle_tokens, take_over};
     use crate::proto::message::MessageId;
     use crate::spool::Place;
     use crate::spool::frame::SegmentHeader;
@@ -310,59 +341,68 @@ mod tests {
 
     const NOW: Now = Now::simulated_ms(10_000);
 
-    /// A disk whose machine stops before one of its changes.
+    /// A disk whose machine stops before one of its changes, or that is full.
     struct Failing {
         disk: Disk,
         changes_left: Rc<Cell<u32>>,
+        is_full: bool,
     }
 
     impl Failing {
-        fn change(&mut self, act: impl FnOnce(&mut Disk)) -> Result<(), ()> {
-            self.changes_left.set(self.changes_left.get().checked_sub(1).ok_or(())?);
+        fn change(&mut self, act: impl FnOnce(&mut Disk)) -> Result<(), Refusal> {
+            self.changes_left.set(self.changes_left.get().checked_sub(1).ok_or(Refusal::Fault)?);
             act(&mut self.disk);
             Ok(())
         }
     }
 
     impl Segments for Failing {
-        type Fault = ();
+        type Fault = Refusal;
 
-        fn numbers(&self) -> Result<Vec<u32>, ()> {
+        fn numbers(&self) -> Result<Vec<u32>, Refusal> {
             Ok(self.disk.0.keys().copied().collect())
         }
 
-        fn read(&self, number: u32) -> Result<Vec<u8>, ()> {
+        fn read(&self, number: u32) -> Result<Vec<u8>, Refusal> {
             Ok(self.disk.0[&number].clone())
         }
 
-        fn read_at(&self, place: Place, bytes: u32) -> Result<Vec<u8>, ()> {
+        fn read_at(&self, place: Place, bytes: u32) -> Result<Vec<u8>, Refusal> {
             Ok(self.disk.read(place, bytes).to_vec())
         }
 
-        fn write(&mut self, write: &Write) -> Result<(), ()> {
+        fn write(&mut self, write: &Write) -> Result<(), Refusal> {
             self.change(|disk| disk.write(write))
         }
 
-        fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), ()> {
+        fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), Refusal> {
+            if self.is_full && recycled.is_none() {
+                return Err(Refusal::Full);
+            }
             self.change(|disk| disk.prepare(header, recycled))
         }
 
-        fn remove(&mut self, number: u32) -> Result<(), ()> {
+        fn remove(&mut self, number: u32) -> Result<(), Refusal> {
             self.change(|disk| drop(disk.0.remove(&number)))
         }
 
-        fn refused(&self, refusal: Refusal) {
-            panic!("a log refuses what another has: {refusal:?}");
+        fn refused(&self, refusal: Refusal) -> Refusal {
+            refusal
+        }
+
+        fn refusal(fault: &Refusal) -> Refusal {
+            *fault
         }
     }
 
     fn open(disk: Disk, changes_left: &Rc<Cell<u32>>) -> RestingLog<Failing> {
         let recovered = disk.recover(SETTINGS, NOW, &mut |_| ());
         assert_eq!(recovered.damage, []);
-        RestingLog { log: recovered.log, segments: Failing { disk, changes_left: Rc::clone(changes_left) } }
+        let changes_left = Rc::clone(changes_left);
+        RestingLog { log: recovered.log, segments: Failing { disk, changes_left, is_full: false } }
     }
 
-    fn join(to: &mut RestingLog<Failing>, from: &mut RestingLog<Failing>) -> Result<(), ()> {
+    fn join(to: &mut RestingLog<Failing>, from: &mut RestingLog<Failing>) -> Result<(), Refusal> {
         take_over(NOW, std::slice::from_mut(to), 0, from, &[])?;
         from.remove_all(NOW)
     }
@@ -439,28 +479,30 @@ mod tests {
 
     /// What a start finds of these disks with so many shards, and makes of it: the queued messages, and those whose token holds.
     fn start(disks: &mut Vec<Disk>, shards: usize) -> (Vec<MessageId>, Vec<MessageId>) {
-        let forever = Rc::new(Cell::new(u32::MAX));
+        start_on(disks, shards, false)
+    }
+
+    fn start_on(disks: &mut Vec<Disk>, shards: usize, is_full: bool) -> (Vec<MessageId>, Vec<MessageId>) {
         let mut tokens = Vec::new();
-        let mut read = |disk: Disk| {
-            let mut found = Vec::new();
+        disks.resize_with(shards.max(disks.len()), Disk::default);
+        let read = |disk: Disk| {
+            let mut found = Vec::<FoundToken>::new();
             let recovered = disk.recover(SETTINGS, NOW, &mut |token| {
                 let (key, stored_at) = (OnceKey::new(&[7; 32], token.user, token.token), token.id.received());
                 tokens.push(StoredToken { key, message: token.id, stored_at });
                 found.push(token.into());
             });
-            let segments = Failing { disk, changes_left: Rc::clone(&forever) };
+            let segments = Failing { disk, changes_left: Rc::new(Cell::new(u32::MAX)), is_full };
             (RestingLog { log: recovered.log, segments }, found)
         };
-        disks.resize_with(shards.max(disks.len()), Disk::default);
-        let vanished = disks.split_off(shards);
-        let mut logs: Vec<_> = disks.drain(..).map(|disk| read(disk).0).collect();
+        let (mut logs, found): (Vec<_>, Vec<_>) = disks.drain(..).map(read).unzip();
+        settle_tokens(NOW, &mut logs, &mut tokens).unwrap();
+        let vanished = logs.split_off(shards);
         drop_doubles(NOW, &mut logs).unwrap();
-        for disk in vanished {
-            let (mut from, found) = read(disk);
-            take_over(NOW, &mut logs, 0, &from, &found).unwrap();
+        for (mut from, found) in vanished.into_iter().zip(&found[shards..]) {
+            take_over(NOW, &mut logs, 0, &from, found).unwrap();
             from.remove_all(NOW).unwrap();
         }
-        settle_tokens(NOW, &mut logs, &mut tokens).unwrap();
         let queued = logs.iter().flat_map(|log| log.log.messages()).collect();
         disks.extend(logs.into_iter().map(|log| log.segments.disk));
         (queued, tokens.iter().map(|token| token.message).collect())
@@ -516,15 +558,63 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_was_delivered_keeps_others_with_its_token_from_being_delivered() {
+    fn a_message_that_was_acknowledged_is_dropped_for_no_other_with_its_token() {
+        for is_done in [false, true] {
+            let (mut disks, newest) = with_a_repeat();
+            let mut second = open(disks.remove(1), &Rc::new(Cell::new(u32::MAX)));
+            let oldest = simple(1, 0).id;
+            if is_done {
+                second.forget(NOW, &[oldest]).unwrap();
+            } else {
+                // Something came behind it, so that it is known to be stored.
+                second.log.append_message(NOW, &simple(3, 0), 0).unwrap();
+                second.settle(NOW).unwrap();
+                second.forget(NOW, &[simple(3, 0).id]).unwrap();
+            }
+            disks.insert(1, second.segments.disk);
+            let expected = if is_done { vec![newest] } else { vec![oldest, newest] };
+            for _ in 0..3 {
+                assert_eq!(start(&mut disks, 3), (expected.clone(), vec![newest]));
+            }
+        }
+    }
+
+    #[test]
+    fn on_a_full_disk_a_start_finds_room_for_its_notes_in_the_last_segment() {
         let (mut disks, newest) = with_a_repeat();
-        let mut second = open(disks.remove(1), &Rc::new(Cell::new(u32::MAX)));
-        let oldest = simple(1, 0).id;
-        second.forget(NOW, &[oldest]).unwrap();
-        disks.insert(1, second.segments.disk);
         for _ in 0..3 {
-            let (queued, tokens) = start(&mut disks, 3);
-            assert_eq!((queued, tokens), (vec![], vec![oldest]), "not {newest:?}");
+            assert_eq!(start_on(&mut disks, 3, true), (vec![newest], vec![newest]));
+        }
+        assert!(disks.iter().all(|disk| disk.0.len() <= 1));
+    }
+
+    #[test]
+    fn a_move_to_a_full_disk_is_told_and_loses_nothing() {
+        let (disks, newest) = with_a_repeat();
+        let [_, second, third] = <[Disk; 3]>::try_from(disks).unwrap();
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let (mut to, from) = (open(second, &forever), open(third, &forever));
+        to.segments.is_full = true;
+        for _ in 0..2 {
+            let moved = take_over(NOW, std::slice::from_mut(&mut to), 0, &from, &[]);
+            assert_eq!(moved, Err(Refusal::Full));
+            assert!(!to.log.contains(newest));
+        }
+    }
+
+    #[test]
+    fn the_token_of_a_message_that_is_not_whole_names_nothing() {
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let mut log = open(Disk::default(), &forever);
+        let mut large = message("MAIL FROM:<a@b.example> XONCE=t", &["RCPT TO:<c@d.example>"], &[b'x'; 100_000]);
+        large.id = simple(1, 0).id;
+        log.log.append_message(NOW, &large, 0).unwrap();
+        log.settle(NOW).unwrap();
+        let mut disks = vec![log.segments.disk];
+        let first = *disks[0].0.keys().next().unwrap();
+        disks[0].0.remove(&first);
+        for _ in 0..2 {
+            assert_eq!(start(&mut disks, 1), (vec![], vec![]));
         }
     }
 }

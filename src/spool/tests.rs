@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use self::disk::Disk;
 use super::frame::{BLOCK_BYTES, BatchHeader, SegmentHeader};
-use super::log::{Log, LogSettings, Note, Refusal, Write};
+use super::log::{Completion, Log, LogSettings, Note, Refusal, Write};
 use super::record::Token;
 use super::recovery::{Recovered, committed_before};
 use super::upkeep::Upkeep;
@@ -201,8 +201,38 @@ fn a_refused_message_is_disowned_although_the_batch_that_was_to_say_so_fails_too
         assert!(keep_up(&mut log, &mut disk, now(0)));
     }
     log.handle_written(Err(Refusal::Fault));
+    let segments = disk.0.len();
     settle(&mut log, &mut disk, now(0));
-    assert!(!recover(&disk, now(0), &mut HashSet::new()).log.contains(refused));
+    assert_eq!(disk.0.len(), segments, "it makes no segment after the other");
+    settle(&mut log, &mut disk, now(2_000));
+    assert!(!recover(&disk, now(2_000), &mut HashSet::new()).log.contains(refused));
+}
+
+#[test]
+fn a_refused_message_stays_whole_on_the_disk_until_it_is_disowned() {
+    let (mut log, mut disk) = open();
+    let refused = simple(7, 200_000);
+    log.append_message(now(0), &refused, 7).unwrap();
+    loop {
+        let Some(write) = log.poll_write(now(0)) else {
+            assert!(keep_up(&mut log, &mut disk, now(0)));
+            continue;
+        };
+        disk.write(&write);
+        if write.messages > 0 {
+            break log.handle_written(Err(Refusal::Fault));
+        }
+        log.handle_written(Ok(()));
+    }
+    let segments: Vec<_> = disk.0.keys().copied().collect();
+    assert!(segments.len() > 2);
+    while keep_up(&mut log, &mut disk, now(0)) {}
+    let found = recover(&disk, now(0), &mut HashSet::new());
+    assert!(found.log.contains(refused.id) && found.damage.is_empty(), "{:?}", found.damage);
+    assert!(found.log.may_be_refused(refused.id));
+    settle(&mut log, &mut disk, now(0));
+    assert!(!recover(&disk, now(0), &mut HashSet::new()).log.contains(refused.id));
+    assert!(log.segment_count() < segments.len(), "what it took is free");
 }
 
 #[test]
@@ -439,6 +469,20 @@ fn a_start_on_a_full_disk_takes_messages_again_when_there_is_room() {
 }
 
 #[test]
+fn a_start_on_a_full_disk_does_not_go_on_in_a_segment_that_is_gone() {
+    let (mut log, mut disk) = three();
+    (0..3).for_each(|number| log.note(now(0), &Note::Done(simple(number, 0).id), None));
+    settle(&mut log, &mut disk, now(9));
+    let mut log = recover(&disk, now(10), &mut HashSet::new()).log;
+    let Some(Upkeep::Prepare { recycled: Some(_), .. }) = log.poll_upkeep(now(10)) else { panic!("all of it is free") };
+    log.handle_prepared(now(10), Err(Refusal::Full));
+    settle(&mut log, &mut disk, now(2_000));
+    log.append_message(now(2_000), &simple(99, 10), 99).unwrap();
+    settle(&mut log, &mut disk, now(2_000));
+    assert!(matches!(log.take_completions()[..], [Completion { ticket: 99, result: Ok(_) }]));
+}
+
+#[test]
 fn a_token_outlives_its_message_until_its_time_is_over() {
     let (mut log, mut disk, once) = with_token(0);
     log.note(now(0), &Note::Done(once), None);
@@ -504,6 +548,23 @@ fn what_is_not_there_any_more_is_passed_over_when_a_segment_is_cleaned() {
         reads += 1;
         assert!(reads < 1_000, "it reads for ever");
     }
+}
+
+#[test]
+fn of_a_segment_that_was_cut_short_cleaning_reads_what_is_there() {
+    let (mut log, mut disk) = open();
+    for number in 0..100 {
+        log.append_message(now(0), &simple(number, 3_000), 0).unwrap();
+        settle(&mut log, &mut disk, now(0));
+    }
+    let oldest = *disk.0.keys().next().unwrap();
+    disk.0.get_mut(&oldest).unwrap().truncate(10 * BLOCK_BYTES as usize - 100);
+    let mut log = recover(&disk, now(9), &mut HashSet::new()).log;
+    (1..100).for_each(|number| log.note(now(9), &Note::Done(simple(number, 0).id), None));
+    // The disk gives nothing that lies behind its end.
+    (100..3_000).step_by(10).for_each(|ms| settle(&mut log, &mut disk, now(ms)));
+    assert!(!disk.0.contains_key(&oldest) && disk.0.len() < 8, "{oldest} of {:?}", disk.0.keys());
+    assert!(same(&disk.message(&log, simple(0, 0).id).0, &simple(0, 3_000)));
 }
 
 #[test]

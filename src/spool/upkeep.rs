@@ -55,6 +55,8 @@ pub(super) struct Keeping {
     copies_failed: bool,
     /// After something failed, the next attempt.
     retry: Duration,
+    /// What failed is not to be followed by the next attempt at once.
+    slows_down: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +110,13 @@ impl Keeping {
             copies: 0,
             copies_failed: false,
             retry: Duration::ZERO,
+            slows_down: false,
         }
+    }
+
+    /// A batch has failed that is tried again whether anything comes or not: it would make segment after segment.
+    pub(super) fn slow_down(&mut self) {
+        self.slows_down = true;
     }
 
     /// The segment to go on in, if it is ready.
@@ -155,6 +163,9 @@ impl Log {
             return None;
         }
         self.free_oldest(now);
+        if std::mem::take(&mut self.keeping.slows_down) {
+            self.keeping.retry = now.monotonic + RETRY_AFTER;
+        }
         self.prepare(now).or_else(|| self.remove(now)).or_else(|| self.clean(now))
     }
 
@@ -237,6 +248,7 @@ impl Log {
             let Some(Segment { number, given_up, .. }) = self.contents.pop_segment() else {
                 return;
             };
+            self.last_found.take_if(|(found, _)| *found == number);
             self.keeping.freed.push_back(Freed { number, is_sound: !given_up });
             // There is room again.
             self.keeping.retry = Duration::ZERO;
@@ -445,7 +457,8 @@ impl Log {
 
     fn keep_token(&mut self, now: Now, token: Option<Token<'_>>) {
         let holds = |token: &Token<'_>| {
-            token.id.received() + self.settings.token_retention > now.unix && !self.is_disowned(token.id)
+            let counts = !self.is_disowned(token.id) && !self.is_lost(token.id);
+            counts && token.id.received() + self.settings.token_retention > now.unix
         };
         if let Some(token) = token.filter(holds) {
             self.adopt_token(now, token);

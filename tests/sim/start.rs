@@ -151,15 +151,26 @@ impl Opening<'_> {
             tokens.push(StoredToken { key, message: token.id, stored_at: token.id.received() });
         };
         let mut logs: Vec<_> = (0..count).map(|number| self.read(number, &mut on_token)).collect();
-        drop_doubles(now, &mut logs)?;
-        let vanished: Vec<_> = self.disks.borrow().keys().copied().filter(|number| *number >= count).collect();
         let forgets = self.world.plan.sabotage == Sabotage::ForgetsLogs;
-        let mut moved = 0;
-        for number in vanished.into_iter().filter(|_| !forgets) {
-            let target = number % logs.len();
-            moved += self.move_log(number, &mut logs, target, &mut on_token)?;
+        let is_vanished = |number: &usize| *number >= count && !forgets;
+        let vanished: Vec<_> = self.disks.borrow().keys().copied().filter(is_vanished).collect();
+        let mut found = Vec::new();
+        for number in &vanished {
+            let mut tokens = Vec::<FoundToken>::new();
+            logs.push(self.read(*number, &mut |token| {
+                on_token(token);
+                tokens.push(token.into());
+            }));
+            found.push(tokens);
         }
         let disowned = settle_tokens(now, &mut logs, &mut tokens)?;
+        let moving = logs.split_off(count);
+        drop_doubles(now, &mut logs)?;
+        let mut moved = 0;
+        for ((from, number), found) in moving.into_iter().zip(vanished).zip(found) {
+            let target = number % logs.len();
+            moved += self.move_log((from, number), &found, &mut logs, target)?;
+        }
         Ok(Opened { logs, tokens, disowned, moved })
     }
 
@@ -175,17 +186,12 @@ impl Opening<'_> {
 
     fn move_log(
         &self,
-        number: usize,
+        (mut from, number): (RestingLog<Platter>, usize),
+        tokens: &[FoundToken],
         logs: &mut [RestingLog<Platter>],
         target: usize,
-        on_token: &mut dyn FnMut(Token<'_>),
     ) -> Result<usize, Crashed> {
-        let mut tokens = Vec::<FoundToken>::new();
-        let mut from = self.read(number, &mut |token| {
-            on_token(token);
-            tokens.push(token.into());
-        });
-        take_over(self.world.now(), logs, target, &from, &tokens)?;
+        take_over(self.world.now(), logs, target, &from, tokens)?;
         let count = from.log.message_count();
         from.remove_all(self.world.now())?;
         self.disks.borrow_mut().remove(&number);
@@ -251,6 +257,10 @@ impl Segments for Platter {
 
     fn refused(&self, refusal: Refusal) -> Crashed {
         panic!("a log refuses what another has: {refusal:?}");
+    }
+
+    fn refusal(_: &Crashed) -> Refusal {
+        Refusal::Fault
     }
 }
 

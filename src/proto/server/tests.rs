@@ -388,7 +388,10 @@ fn octets_behind_a_bdat_line_that_cannot_be_read_are_not_read_as_commands() {
         let mut talk = inside();
         talk.say(LOGIN);
         talk.server.poll_action();
-        assert!(talk.reply(|server, out| server.handle_verdict(Verdict::Denied { delay: Duration::ZERO }, out)).starts_with("535"));
+        assert!(
+            talk.reply(|server, out| server.handle_verdict(Verdict::Denied { delay: Duration::ZERO }, out))
+                .starts_with("535")
+        );
         talk
     };
     let begin: [&dyn Fn() -> Talk; 5] =

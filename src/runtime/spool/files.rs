@@ -203,8 +203,16 @@ impl Segments for Files {
         Self::remove(self, number)
     }
 
-    fn refused(&self, _: Refusal) -> WriteFault {
-        WriteFault::of("move a message to", &self.path)(io::Error::other("the log refuses it"))
+    fn refused(&self, refusal: Refusal) -> WriteFault {
+        let error = match refusal {
+            Refusal::Full => io::ErrorKind::StorageFull.into(),
+            Refusal::Busy | Refusal::Fault => io::Error::other("the log refuses it"),
+        };
+        WriteFault::of("move a message to", &self.path)(error)
+    }
+
+    fn refusal(fault: &WriteFault) -> Refusal {
+        if fault.is_full() { Refusal::Full } else { Refusal::Fault }
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Recovered<'a> {
 pub struct OpenedSpool {
     /// By shard.
     pub logs: Vec<OpenedLog>,
+    /// One for each token that holds, with the message that it names.
+    pub tokens: Vec<StoredToken>,
     /// What the operator should be told.
     pub damage: Vec<SpoolDamaged>,
     /// Bytes of last batches that were torn.
@@ -89,27 +91,39 @@ impl From<WriteFault> for SpoolError {
     }
 }
 
-/// Opens all logs. `on_token` is told every token that holds, perhaps more than once.
+/// Opens all logs. `on_token` is told every token that is found, perhaps more than once, and says what it is known by. Of two
+/// messages with one token that are found, one is kept: see [`settle_tokens`].
 ///
 /// # Errors
 /// The system refuses something, such as reading a file.
 pub fn open(
     settings: &SpoolSettings,
     now: Now,
-    on_token: &mut dyn FnMut(Token<'_>),
+    on_token: &mut dyn FnMut(Token<'_>) -> StoredToken,
 ) -> Result<OpenedSpool, SpoolError> {
     create_directory(&settings.path)?;
     let mut opening = Opening { settings, now, damage: Vec::new(), cut_bytes: 0 };
-    let mut logs = Vec::new();
+    let (mut logs, mut tokens, mut moving) = (Vec::new(), Vec::new(), Vec::new());
     for shard in 0..settings.shards {
-        logs.push(opening.read(settings.path.join(shard.to_string()), on_token)?);
+        let path = settings.path.join(shard.to_string());
+        logs.push(opening.read(path, &mut |token| tokens.push(on_token(token)))?);
     }
-    drop_doubles(now, &mut logs)?;
     for (number, path) in vanished(settings)? {
-        let target = number % logs.len();
-        opening.move_log(path, &mut logs, target, on_token)?;
+        let mut found = Vec::new();
+        logs.push(opening.read(path, &mut |token| {
+            tokens.push(on_token(token));
+            found.push(token.into());
+        })?);
+        moving.push((number, found));
     }
-    Ok(OpenedSpool { logs, damage: opening.damage, cut_bytes: opening.cut_bytes })
+    settle_tokens(now, &mut logs, &mut tokens)?;
+    let vanished = logs.split_off(settings.shards.into());
+    drop_doubles(now, &mut logs)?;
+    for (from, (number, found)) in vanished.into_iter().zip(moving) {
+        let target = number % logs.len();
+        opening.move_log(from, &found, &mut logs, target)?;
+    }
+    Ok(OpenedSpool { logs, tokens, damage: opening.damage, cut_bytes: opening.cut_bytes })
 }
 
 /// Logs of shards that are no more.
@@ -179,7 +193,7 @@ impl Opening<'_> {
         let bytes = fs::read(&segment).map_err(WriteFault::of("read", &segment))?;
         let bytes = &bytes[start.min(bytes.len())..end.min(bytes.len())];
         let name = format!("{shard}-{:010}-{start}", damage.segment);
-        let Some(path) = place_for(&directory, &name, bytes) else {
+        let Some(path) = place_for(&directory, &name, bytes)? else {
             return Ok(());
         };
         AtomicFile::private(&path).replace(bytes)?;
@@ -195,31 +209,15 @@ impl Opening<'_> {
 
     fn move_log(
         &mut self,
-        path: PathBuf,
+        mut from: OpenedLog,
+        tokens: &[FoundToken],
         logs: &mut [OpenedLog],
         target: usize,
-        on_token: &mut dyn FnMut(Token<'_>),
     ) -> Result<(), WriteFault> {
-        let mut tokens = Vec::<FoundToken>::new();
-        let mut from = self.read(path, &mut |token| {
-            on_token(token);
-            tokens.push(token.into());
-        })?;
-        take_over(self.now, logs, target, &from, &tokens)?;
+        take_over(self.now, logs, target, &from, tokens)?;
         from.remove_all(self.now)?;
         from.segments.remove_directory()?;
         sync_directory(&self.settings.path)
-    }
-}
-
-impl OpenedSpool {
-    /// Keeps one message for each token that was found; see [`resting::settle_tokens`](settle_tokens).
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn settle_tokens(&mut self, now: Now, tokens: &mut Vec<StoredToken>) -> Result<(), SpoolError> {
-        settle_tokens(now, &mut self.logs, tokens)?;
-        Ok(())
     }
 }
 
@@ -251,17 +249,19 @@ impl OpenedLog {
 
 /// A name that is free; none if these bytes are kept already. Others may be under the name that they should have: those of a
 /// log that was there before, or a copy that was cut short when the disk was full.
-fn place_for(directory: &Path, name: &str, bytes: &[u8]) -> Option<PathBuf> {
+fn place_for(directory: &Path, name: &str, bytes: &[u8]) -> Result<Option<PathBuf>, WriteFault> {
     let mut path = directory.join(name);
     // As often as there are files, and one more.
     for number in 1_u64.. {
         match fs::read(&path) {
-            Ok(kept) if kept == bytes => return None,
+            Ok(kept) if kept == bytes => return Ok(None),
+            Ok(_) => path = directory.join(format!("{name}-{number}")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            Ok(_) | Err(_) => path = directory.join(format!("{name}-{number}")),
+            // Not so everywhere: with a directory that cannot be searched this would never end.
+            Err(error) => return Err(WriteFault::of("read", &path)(error)),
         }
     }
-    Some(path)
+    Ok(Some(path))
 }
 
 fn random_number() -> io::Result<u64> {

@@ -26,6 +26,7 @@ use crate::runtime::log_writer::LogWriter;
 use crate::spool::frame::SegmentHeader;
 use crate::spool::log::{LogSettings, Note};
 use crate::spool::once::{OnceKey, StoredToken};
+use crate::spool::record::Token;
 use crate::spool::tests::message as envelope_of;
 use crate::spool::{Progress, RecipientState};
 
@@ -65,13 +66,22 @@ impl Place {
             log: self.log,
         };
         let mut tokens = Vec::new();
-        let opened = open(&settings, Clock::start().now(), &mut |token| tokens.push(token.token.to_owned())).unwrap();
+        let opened = open(&settings, Clock::start().now(), &mut |token| {
+            tokens.push(token.token.to_owned());
+            stored(token)
+        })
+        .unwrap();
         Found { logs: opened.logs, damage: opened.damage, tokens }
     }
 
     fn shard(&self, shard: u16) -> std::path::PathBuf {
         spool_directory(self.directory.path()).join(shard.to_string())
     }
+}
+
+fn stored(token: Token<'_>) -> StoredToken {
+    let key = OnceKey::new(&[7; 32], token.user, token.token);
+    StoredToken { key, message: token.id, stored_at: token.id.received() }
 }
 
 /// Runs with a spool, and stops it.
@@ -245,27 +255,37 @@ fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
+/// A message of shard 0 or 1 whose token the other one has, too.
+fn repeated(number: u32) -> Box<Message> {
+    let mut message = message(number, b"content");
+    message.envelope = envelope_of("MAIL FROM:<a@b.example> XONCE=again", &["RCPT TO:<c@d.example>"], b"").envelope;
+    message
+}
+
 #[test]
-fn of_two_messages_with_one_token_only_the_newest_is_queued_at_this_start_and_at_later_ones() {
-    let place = Place::new();
-    commit(&place, 2, 0, 0..3, 1_000);
-    commit(&place, 2, 1, 3..6, 50_000);
-    let settings = SpoolSettings {
-        path: spool_directory(place.directory.path()),
-        shards: 2,
-        sync: SyncPolicy::Commit,
-        log: place.log,
-    };
-    let now = Clock::start().now();
-    let (old, new) = (message(1, b"").id, message(4, b"").id);
-    for _ in 0..3 {
-        let key = OnceKey::new(&[7; 32], "ann", "t");
-        let mut tokens = vec![StoredToken { key, message: old, stored_at: now.unix }];
-        tokens.push(StoredToken { message: new, ..tokens[0] });
-        open(&settings, now, &mut |_| ()).unwrap().settle_tokens(now, &mut tokens).unwrap();
-        assert_eq!(tokens.iter().map(|token| token.message).collect::<Vec<_>>(), [new]);
-        let found = queued(&place.open(2));
-        assert!(found.len() == 5 && !found.contains_key(&old));
+fn of_two_messages_with_one_token_the_one_that_was_refused_is_not_queued_at_this_start_or_at_later_ones() {
+    for was_refused in [true, false] {
+        let place = Place::new();
+        let copy = place.directory.path().join("copy");
+        for shard in [0, 1] {
+            let (from, to) = (place.shard(shard), copy.clone());
+            with(place.open(2).logs.remove(shard.into()), move |spool| async move {
+                spool.commit(repeated(shard.into())).await.result.unwrap();
+                if shard == 0 {
+                    copy_directory(&from, &to);
+                }
+            });
+        }
+        if was_refused {
+            // The machine stopped when nothing was written yet behind the first message.
+            copy_directory(&copy, &place.shard(0));
+        }
+        let (old, new) = (repeated(0).id, repeated(1).id);
+        for shards in [2, 2, 1] {
+            let found = queued(&place.open(shards));
+            assert!(found.contains_key(&new));
+            assert_eq!(found.contains_key(&old), !was_refused, "{shards} shards");
+        }
     }
 }
 
@@ -320,6 +340,24 @@ fn a_copy_of_damage_that_was_cut_short_is_no_copy_and_the_damage_is_told_again()
         assert_eq!(place.open(1).damage, [], "it is told once");
         fs::remove_file(again.kept.as_ref()).unwrap();
     }
+}
+
+#[test]
+fn damage_that_can_be_kept_nowhere_is_told_with_the_place_and_the_reason() {
+    let place = Place::new();
+    commit(&place, 1, 0, 0..1, 1_000);
+    damage(&place);
+    let kept = place.open(1).damage.remove(0).kept;
+    fs::remove_file(kept.as_ref()).unwrap();
+    symlink(kept.as_ref(), kept.as_ref()).unwrap();
+    let settings = SpoolSettings {
+        path: spool_directory(place.directory.path()),
+        shards: 1,
+        sync: SyncPolicy::Commit,
+        log: place.log,
+    };
+    let fault = open(&settings, Clock::start().now(), &mut stored).unwrap_err().to_string();
+    assert!(fault.contains(kept.as_ref()), "{fault}");
 }
 
 #[test]
@@ -404,7 +442,7 @@ fn a_start_trusts_no_last_batch_that_it_cannot_write_again_however_well_it_reads
     let open = |sync| {
         let path = spool_directory(place.directory.path());
         let settings = SpoolSettings { path, shards: 1, sync, log: place.log };
-        open(&settings, Clock::start().now(), &mut |_| ()).map(|opened| opened.logs[0].message_count())
+        open(&settings, Clock::start().now(), &mut stored).map(|opened| opened.logs[0].message_count())
     };
     let fault = open(SyncPolicy::Commit).unwrap_err().to_string();
     assert!(fault.starts_with("the spool cannot be opened: cannot write"), "{fault}");
