@@ -275,7 +275,7 @@ impl<S: Segments> RestingLog<S> {
                 self.log.handle_written(written.as_ref().copied().map_err(S::refusal));
                 written?;
             } else if let Some(upkeep) = self.log.poll_upkeep(now) {
-                no_room = self.keep_up(now, upkeep)?.or(no_room);
+                no_room = self.keep_up(now, &upkeep)?.or(no_room);
             } else if is_at_rest {
                 return Err(no_room.unwrap_or_else(|| self.segments.refused(Refusal::Full)));
             } else {
@@ -293,8 +293,8 @@ impl<S: Segments> RestingLog<S> {
     }
 
     /// Returns the fault with which the log can go on.
-    fn keep_up(&mut self, now: Now, upkeep: Upkeep) -> Result<Option<S::Fault>, S::Fault> {
-        match upkeep {
+    fn keep_up(&mut self, now: Now, upkeep: &Upkeep) -> Result<Option<S::Fault>, S::Fault> {
+        match *upkeep {
             Upkeep::Prepare { header, recycled } => {
                 let prepared = self.segments.prepare(header, recycled);
                 self.log.handle_prepared(now, prepared.as_ref().copied().map_err(S::refusal));
