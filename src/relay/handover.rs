@@ -34,22 +34,6 @@ pub enum Atomicity {
     AllOrNone,
 }
 
-/// Whom one attempt is for, by their numbers in the envelope.
-#[derive(Clone, Copy, Debug)]
-pub struct Addressees<'a> {
-    /// They get the message now.
-    pub recipients: &'a [u32],
-    /// The same hop was to have the message for them too, and it failed in an earlier attempt.
-    pub failed: &'a [u32],
-}
-
-impl<'a> Addressees<'a> {
-    /// These, and nobody before them has failed.
-    pub const fn new(recipients: &'a [u32]) -> Self {
-        Self { recipients, failed: &[] }
-    }
-}
-
 /// A message made ready for a hop.
 #[derive(Clone, Debug)]
 pub struct Parcel {
@@ -76,11 +60,10 @@ pub struct Answers {
     pub offers_once: bool,
 }
 
-/// Makes a message ready for these of its recipients.
+/// Makes a message ready for these of its recipients, who are given by their numbers in the envelope.
 ///
 /// The bytes are copied once. Recipients whose numbers the envelope does not have are left out.
-pub fn pack(message: &Message, addressees: Addressees<'_>, atomicity: Atomicity, terms: &Terms) -> Parcel {
-    let recipients = addressees.recipients;
+pub fn pack(message: &Message, recipients: &[u32], atomicity: Atomicity, terms: &Terms) -> Parcel {
     let mut parcel = Parcel { message: None, recipients: Vec::with_capacity(recipients.len()), hopeless: Vec::new() };
     let mut addressed = Vec::with_capacity(recipients.len());
     let all: Vec<envelope::Recipient<'_>> = message.envelope.recipients().collect();
@@ -96,7 +79,7 @@ pub fn pack(message: &Message, addressees: Addressees<'_>, atomicity: Atomicity,
     }
     let all_or_none_is_none = atomicity == Atomicity::AllOrNone && !parcel.hopeless.is_empty();
     if !addressed.is_empty() && !all_or_none_is_none {
-        match outgoing(message, addressed, atomicity, addressees, terms) {
+        match outgoing(message, addressed, atomicity, terms) {
             Ok(outgoing) => parcel.message = Some(outgoing),
             Err(reason) => {
                 let failed = parcel.recipients.drain(..).map(|number| (number, Outcome::Failed(reason.clone())));
@@ -121,7 +104,6 @@ fn outgoing(
     message: &Message,
     recipients: Vec<Recipient>,
     atomicity: Atomicity,
-    addressees: Addressees<'_>,
     terms: &Terms,
 ) -> Result<client::Message, Reason> {
     let envelope = &message.envelope;
@@ -152,7 +134,7 @@ fn outgoing(
         Ret::Headers => Return::Headers,
     });
     outgoing.envelope_id = envelope.envid().and_then(|id| Xtext::encoded_envelope_id(id).ok());
-    outgoing.once = token(message, addressees, terms);
+    outgoing.once = token(message, terms);
     outgoing.eight_bit = EightBit::Refuse;
     outgoing.requires_tls = envelope.requires_tls();
     Ok(outgoing)
@@ -163,19 +145,12 @@ fn header_of(bytes: &[u8]) -> &[u8] {
     memchr::memmem::find(bytes, b"\r\n\r\n").map_or(bytes, |end| &bytes[..end])
 }
 
-/// The name under which a hop takes this message once: the same in every attempt until somebody has it, and another one for
-/// those who have not had it then. Who failed counts on: if the answer of the attempt in which they were refused is lost, the
-/// next one has to ask for the same message.
-fn token(message: &Message, addressees: Addressees<'_>, terms: &Terms) -> Option<Xtext> {
-    let mut numbers = [addressees.recipients, addressees.failed].concat();
-    numbers.sort_unstable();
-    let mut digest = digest::Context::new(&digest::SHA256);
-    digest.update(terms.host_name.as_bytes());
-    for number in numbers {
-        digest.update(&number.to_be_bytes());
-    }
-    let rest = BASE64URL_NOPAD.encode(&digest.finish().as_ref()[..TOKEN_DIGEST_BYTES]);
-    Xtext::envelope_id(&format!("{}.{rest}", message.id)).ok()
+/// The name under which a hop takes this message once. It is the same in every attempt and for whichever recipients: the hop
+/// takes it for those whom it accepts, so the message for others is another one to it.
+fn token(message: &Message, terms: &Terms) -> Option<Xtext> {
+    let host = digest::digest(&digest::SHA256, terms.host_name.as_bytes());
+    let host = BASE64URL_NOPAD.encode(&host.as_ref()[..TOKEN_DIGEST_BYTES]);
+    Xtext::once_token(&format!("{}.{host}", message.id)).ok()
 }
 
 // ── What the answers mean ───────────────────────────────────────────────────────────────────────────────────────────
@@ -312,10 +287,12 @@ const TOKEN_DIGEST_BYTES: usize = 15;
 
 #[cfg(test)]
 mod tests {
-    use super::{Addressees, Answers, Atomicity, Parcel, Terms, judge, pack, unreachable};
+    use std::time::Duration;
+
+    use super::{Answers, Atomicity, Parcel, Terms, judge, pack, unreachable};
     use crate::proto::client::{Capabilities, Failure, Verdict};
     use crate::proto::command::{Command, parse};
-    use crate::proto::message::Message;
+    use crate::proto::message::{Message, MessageId};
     use crate::proto::reply_reader::Reply;
     use crate::relay::outcome::{Hop, Outcome, Reason};
 
@@ -339,7 +316,7 @@ mod tests {
 
     fn packed(mail: &str, recipients: &[&str], content: &[u8]) -> Parcel {
         let numbers: Vec<u32> = (0..recipients.len() as u32).collect();
-        pack(&message(mail, recipients, content), Addressees::new(&numbers), Atomicity::EachForItself, &terms())
+        pack(&message(mail, recipients, content), &numbers, Atomicity::EachForItself, &terms())
     }
 
     fn status(outcome: &Outcome) -> (&'static str, &str) {
@@ -362,7 +339,7 @@ mod tests {
         let sent = parcel.message.unwrap();
         assert_eq!(sent.content.as_bytes(), b"Received: by x\r\nSubject: x\r\n\r\nx\r\n");
         let all = Capabilities::from_lines(["DSN", "SIZE"].into_iter());
-        assert_eq!(sent.command(&all, &[0, 1]), "MAIL FROM:<a@b> SIZE=33 RET=HDRS ENVID=e+2B1");
+        assert_eq!(sent.command(&all), "MAIL FROM:<a@b> SIZE=33 RET=HDRS ENVID=e+2B1");
         let recipients: Vec<String> = sent.recipients.iter().map(|recipient| recipient.command(&all)).collect();
         assert_eq!(recipients, ["RCPT TO:<c@d> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;x+2By@z", "RCPT TO:<g@h>"]);
         assert_eq!((parcel.recipients, parcel.hopeless), (vec![0, 1], Vec::new()));
@@ -370,26 +347,22 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_the_same_for_the_same_recipients_whoever_of_them_fails_and_another_one_for_others() {
-        let message = message("MAIL FROM:<a@b>", &["<c@d>", "<e@f>", "<\"a b\"@d>"], b"x\r\n");
+    fn a_message_has_one_token_for_whomever_it_is_sent_and_another_one_from_another_server() {
+        let mut message = message("MAIL FROM:<a@b>", &["<c@d>", "<e@f>", "<\"a b\"@d>"], b"x\r\n");
         let once = Capabilities::from_lines(["XONCE"].into_iter());
-        let told = |addressees: Addressees<'_>, terms: &Terms| {
-            let sent = pack(&message, addressees, Atomicity::EachForItself, terms).message.unwrap();
-            let all: Vec<usize> = (0..sent.recipients.len()).collect();
-            sent.command(&once, &all)
+        let mail = |message: &Message, recipients: &[u32], terms: &Terms| {
+            pack(message, recipients, Atomicity::EachForItself, terms).message.unwrap().command(&once)
         };
-        let mail = |recipients: &[u32], terms: &Terms| told(Addressees::new(recipients), terms);
-        assert!(mail(&[0, 1], &terms()).starts_with("MAIL FROM:<a@b> XONCE=0000000000000000."));
-        assert_eq!(mail(&[0, 1], &terms()), mail(&[0, 1], &terms()));
-        let elsewhere = Terms { host_name: "other.example.org".into(), ..terms() };
-        let tokens = [mail(&[0, 1], &terms()), mail(&[0], &terms()), mail(&[1], &terms()), mail(&[0], &elsewhere)];
-        for (index, token) in tokens.iter().enumerate() {
-            assert!(!tokens[..index].contains(token), "{tokens:?}");
+        let first = mail(&message, &[0, 1], &terms());
+        assert!(first.starts_with("MAIL FROM:<a@b> XONCE=0000000000000000."), "{first}");
+        for recipients in [&[0, 1][..], &[0], &[1], &[0, 1, 2]] {
+            let elsewhere = Terms { hop: "mx.example.com".into(), ..terms() };
+            assert_eq!(mail(&message, recipients, &elsewhere), first, "{recipients:?}");
         }
-        let again = |recipients: &[u32], failed: &[u32]| told(Addressees { recipients, failed }, &terms());
-        assert_eq!(again(&[0], &[1]), mail(&[0, 1], &terms()), "the answer for 0 was lost when 1 was refused");
-        assert_eq!(again(&[1], &[0]), mail(&[0, 1], &terms()));
-        assert_eq!(again(&[0], &[2]), mail(&[0, 2], &terms()), "nor does one count less who is not even asked for");
+        let from_another = Terms { host_name: "other.example.org".into(), ..terms() };
+        assert_ne!(mail(&message, &[0, 1], &from_another), first);
+        message.id = MessageId::new(Duration::ZERO, 0, 1);
+        assert_ne!(mail(&message, &[0, 1], &terms()), first);
     }
 
     #[test]
@@ -412,10 +385,10 @@ mod tests {
     fn what_cannot_be_sent_at_all_is_hopeless_and_the_rest_goes_out() {
         let requires = message("MAIL FROM:<a@b> REQUIRETLS", &["<c@d>"], b"x\r\n");
         let unverified = Terms { verified_tls: false, ..terms() };
-        let parcel = pack(&requires, Addressees::new(&[0]), Atomicity::EachForItself, &unverified);
+        let parcel = pack(&requires, &[0], Atomicity::EachForItself, &unverified);
         assert!(parcel.message.is_none());
         assert_eq!(status(&parcel.hopeless[0].1), ("failed", "5.7.30"));
-        assert!(pack(&requires, Addressees::new(&[0]), Atomicity::EachForItself, &terms()).message.is_some());
+        assert!(pack(&requires, &[0], Atomicity::EachForItself, &terms()).message.is_some());
 
         let parcel = packed("MAIL FROM:<a@b>", &["<c@d>", "<\"a b\"@d>"], b"bare\nnewline\r\n");
         assert!(parcel.message.is_none());
@@ -428,9 +401,8 @@ mod tests {
     #[test]
     fn several_recipients_are_all_or_nothing_only_where_that_is_asked_for() {
         let two = message("MAIL FROM:<a@b>", &["<c@d>", "<e@f>"], b"x\r\n");
-        let all_or_nothing = |recipients: &[u32], atomicity| {
-            pack(&two, Addressees::new(recipients), atomicity, &terms()).message.unwrap().all_or_nothing
-        };
+        let all_or_nothing =
+            |recipients: &[u32], atomicity| pack(&two, recipients, atomicity, &terms()).message.unwrap().all_or_nothing;
         assert!(all_or_nothing(&[0, 1], Atomicity::AllOrNone));
         assert!(!all_or_nothing(&[1], Atomicity::AllOrNone), "it costs a round trip");
         assert!(!all_or_nothing(&[0, 1], Atomicity::EachForItself));

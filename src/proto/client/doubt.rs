@@ -3,9 +3,9 @@
 //! Judges what was sent when a connection broke; sends nothing itself.
 //!
 //! ```text
-//!   sent whole, no answer ──under a token──▶ doubted ──the same token on the next connection──▶ sent again
-//!                     │                         └─────no token, or another one─────┐
-//!                     └────without a token─────────────────────────────────────────┴──▶ Verdict::Uncertain
+//!   sent whole, no answer ──under a token──▶ doubted ──token and same recipients, next connection──▶ sent again
+//!                     │                         └─────no token, or not all at once─────┐
+//!                     └────without a token─────────────────────────────────────────────┴──▶ Verdict::Uncertain
 //! ```
 
 use super::Client;
@@ -77,7 +77,7 @@ impl Client {
     pub(super) fn may_be_sent(&self, job: usize, recipients: &[usize]) -> bool {
         let doubted = &self.jobs[job].doubted;
         let is_first = !recipients.iter().any(|recipient| doubted.contains(recipient));
-        // For other recipients it would have another token.
+        // For other recipients it would be another message.
         is_first || (self.bears_token(job) && recipients == doubted)
     }
 

@@ -422,7 +422,7 @@ impl Client {
 
     fn say_mail(&mut self) -> Step {
         let Some(transaction) = self.link.transactions.back() else { return Step::Blocked };
-        let line = self.jobs[transaction.job].message.command(self.offered(), &transaction.recipients);
+        let line = self.jobs[transaction.job].message.command(self.offered());
         self.flights.note_mail();
         self.say_for_transaction(&line, Phase::Recipient(0), Expected::Mail)
     }

@@ -5,9 +5,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use data_encoding::BASE64URL_NOPAD;
-use ring::digest;
-
 use super::capabilities::Capabilities;
 use super::fallback::Failure;
 use crate::limits::{ENVID_BYTES_MAX, ONCE_TOKEN_BYTES_MAX, ORCPT_BYTES_MAX, PATH_BYTES_MAX};
@@ -301,7 +298,8 @@ pub struct Message {
     pub return_content: Option<Return>,
     /// The envelope identifier.
     pub envelope_id: Option<Xtext>,
-    /// A token under which a server that offers `XONCE` takes this message only once.
+    /// A token under which a server that offers `XONCE` takes this message only once for the recipients whom it accepts. So
+    /// that it knows what it has, whatever is sent of the message bears the same one: all of it, parts, and what comes again.
     pub once: Option<Xtext>,
     /// What becomes of 8-bit bytes where the server does not offer 8BITMIME.
     pub eight_bit: EightBit,
@@ -363,8 +361,8 @@ impl Message {
         }
     }
 
-    /// The MAIL command of a transaction with these of the recipients.
-    pub(crate) fn command(&self, offered: &Capabilities, recipients: &[usize]) -> String {
+    /// The MAIL command of a transaction, whichever recipients are in it.
+    pub(crate) fn command(&self, offered: &Capabilities) -> String {
         let mut line = format!("MAIL FROM:<{}>", self.sender.as_str());
         if offered.size.is_some() {
             line.push_str(&format!(" SIZE={}", self.size()));
@@ -385,31 +383,15 @@ impl Message {
         }
         if let (true, Some(Xtext(token))) = (offered.once, &self.once) {
             line.push_str(" XONCE=");
-            line.push_str(&self.token_for(token, recipients));
+            line.push_str(token);
         }
         line
     }
 
-    /// The same message for some of its recipients, given by their indices, with a token of its own.
+    /// The same message for some of its recipients, given by their indices.
     pub fn part(&self, recipients: &[usize]) -> Self {
-        let once = self.once.as_ref().map(|Xtext(token)| Xtext(self.token_for(token, recipients)));
         let recipients = recipients.iter().map(|&index| self.recipients[index].clone()).collect();
-        Self { recipients, once, ..self.clone() }
-    }
-
-    /// The token of one transaction. Where a server takes only so many recipients at once, the message comes to it several
-    /// times, and each of them must bear a name of its own: the server would take the second for the first, come again.
-    fn token_for(&self, token: &str, recipients: &[usize]) -> String {
-        if recipients.len() == self.recipients.len() {
-            return token.to_owned();
-        }
-        let mut digest = digest::Context::new(&digest::SHA256);
-        digest.update(token.as_bytes());
-        for recipient in recipients {
-            digest.update(b" ");
-            digest.update(self.recipients[*recipient].address.as_str().as_bytes());
-        }
-        BASE64URL_NOPAD.encode(&digest.finish().as_ref()[..TOKEN_DIGEST_BYTES])
+        Self { recipients, ..self.clone() }
     }
 
     fn write_notification_wishes(&self, line: &mut String) {
@@ -473,9 +455,6 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Of the digest that names a part of the recipients: so many bytes never meet by chance.
-const TOKEN_DIGEST_BYTES: usize = 15;
-
 #[cfg(test)]
 mod tests {
     use super::{Address, Content, EightBit, InvalidValue, Message, Notify, Recipient, Return, Verdict, Xtext};
@@ -530,8 +509,8 @@ mod tests {
         message.utf8_header = true;
         let all = Capabilities::from_lines(["SIZE", "8BITMIME", "SMTPUTF8", "DSN"].into_iter());
         let expected = "MAIL FROM:<a@b> SIZE=4 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=id+2B1";
-        assert_eq!(message.command(&all, &[0]), expected);
-        assert_eq!(message.command(&Capabilities::default(), &[0]), "MAIL FROM:<a@b>");
+        assert_eq!(message.command(&all), expected);
+        assert_eq!(message.command(&Capabilities::default()), "MAIL FROM:<a@b>");
     }
 
     fn to(recipients: &[&str], content: Content) -> Message {
@@ -540,16 +519,16 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_recipients_has_a_token_of_its_own_and_the_same_one_each_time() {
+    fn a_part_of_the_recipients_bears_the_token_of_the_message() {
         let mut message = to(&["a@x", "b@x", "c@x"], Content::normalised(b"x\n"));
-        message.once = Some(Xtext::envelope_id("token").unwrap());
+        message.once = Some(Xtext::once_token("token").unwrap());
         let once = Capabilities::from_lines(["XONCE"].into_iter());
-        assert_eq!(message.command(&once, &[0, 1, 2]), "MAIL FROM:<a@b> XONCE=token");
-        let parts: Vec<String> = [[0, 1], [0, 2], [1, 2]].map(|part| message.command(&once, &part)).into();
-        assert!(parts.iter().all(|line| !line.ends_with("=token")), "{parts:?}");
-        assert!(parts[0] != parts[1] && parts[1] != parts[2] && parts[0] != parts[2], "{parts:?}");
-        assert_eq!(message.command(&once, &[0, 1]), parts[0]);
-        assert_eq!(to(&["a@x"], Content::normalised(b"x\n")).command(&once, &[0]), "MAIL FROM:<a@b>");
+        assert_eq!(message.command(&once), "MAIL FROM:<a@b> XONCE=token");
+        let part = message.part(&[0, 2]);
+        assert_eq!(part.command(&once), "MAIL FROM:<a@b> XONCE=token");
+        let recipients: Vec<&str> = part.recipients.iter().map(|recipient| recipient.address.as_str()).collect();
+        assert_eq!(recipients, ["a@x", "c@x"]);
+        assert_eq!(to(&["a@x"], Content::normalised(b"x\n")).command(&once), "MAIL FROM:<a@b>");
     }
 
     #[test]
@@ -566,7 +545,7 @@ mod tests {
             assert_eq!(binary.objection(&list(lines)), Some(Failure::BinaryMimeNotOffered), "{lines:?}");
         }
         assert_eq!(binary.objection(&list(&["BINARYMIME", "CHUNKING"])), None);
-        assert_eq!(binary.command(&list(&["BINARYMIME"]), &[0]), "MAIL FROM:<a@b> BODY=BINARYMIME");
+        assert_eq!(binary.command(&list(&["BINARYMIME"])), "MAIL FROM:<a@b> BODY=BINARYMIME");
 
         let large = to(&["c@x"], Content::normalised(b"four\n"));
         assert_eq!(large.objection(&list(&["SIZE 5"])), Some(Failure::TooLarge { limit: 5 }));

@@ -1603,7 +1603,7 @@ fn a_message_that_may_be_there_is_sent_again_under_its_token() {
 }
 
 #[test]
-fn without_the_same_token_a_message_that_may_be_there_is_not_sent_again() {
+fn without_token_or_not_to_all_at_once_a_message_that_may_be_there_is_not_sent_again() {
     let start = HURRIED.replace("MAIL FROM:<a@x>", "MAIL FROM:<a@x> XONCE=t") + "S: <closed>\nC: <plain>\n";
     let esmtp = plain_esmtp_from_greeting();
     let until_login = esmtp.split_once("C: MAIL").unwrap().0;
@@ -1613,7 +1613,7 @@ fn without_the_same_token_a_message_that_may_be_there_is_not_sent_again() {
     let (outcome, ..) = play(&not_offered, config(), memory.clone(), vec![with_token(&["b@y"])]);
     assert_eq!(outcome.messages, [[Verdict::Uncertain]]);
 
-    // In two parts it would bear other tokens.
+    // In two parts it would be two other messages.
     let two = |dialog: &str| dialog.replace("C: RCPT TO:<b@y>", "C: RCPT TO:<b@y>\nC: RCPT TO:<c@y>");
     let until_login = until_login.replace("250-CHUNKING", "250-LIMITS RCPTMAX=1\nS: 250-XONCE");
     let in_parts = format!("{}{until_login}{bye}", two(&start));

@@ -14,7 +14,7 @@ pub(super) struct Job {
     pub(super) message: Message,
     pub(super) fates: Vec<Fate>,
     /// Recipients for whom a server may have taken it already, on a connection that broke. They can have it again under the
-    /// same token, and that means: all of them, and nobody else with them.
+    /// token, if it is for all of them and nobody else with them: for others it would be another message.
     pub(super) doubted: Vec<usize>,
 }
 

@@ -114,13 +114,6 @@ impl Entry {
         u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 
-    /// The recipients for whom it has failed, by number.
-    pub(super) fn failed(&self) -> Vec<u32> {
-        let Some(decided) = &self.decided else { return Vec::new() };
-        let failed = (0..).zip(&decided.0).filter(|(_, state)| **state == RecipientState::Failed);
-        failed.map(|(number, _)| number).collect()
-    }
-
     /// Notes what has become of one recipient.
     pub(super) fn decide(&mut self, recipient: u32, state: RecipientState) {
         let count = self.recipients as usize;

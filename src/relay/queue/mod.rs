@@ -101,8 +101,6 @@ pub struct Attempt {
     pub destination: DestinationNumber,
     /// The recipients concerned, by their number in the envelope.
     pub recipients: Vec<u32>,
-    /// Recipients for whom the message has failed, wherever it was to go for them.
-    pub failed: Vec<u32>,
     /// What the attempt before this one came to.
     pub last_reply: Option<Arc<str>>,
     /// It may have been tried before, by a process that did not live to tell.
@@ -476,7 +474,6 @@ impl Queue {
             bytes: entry.bytes.into(),
             destination: leg.destination,
             recipients: leg.recipients.numbers(entry.recipients),
-            failed: entry.failed(),
             last_reply: self.replies.text(entry.last_reply),
             may_be_there: entry.origin == Origin::Restored || entry.attempts > 0,
             leg: number,

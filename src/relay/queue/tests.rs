@@ -377,25 +377,6 @@ fn who_asked_for_it_is_told_of_a_delay_once() {
 }
 
 #[test]
-fn an_attempt_knows_for_whom_the_message_has_failed() {
-    let mut site = Fixture::new();
-    site.add(&["x@b.example", "y@b.example", "z@b.example", "z@c.example"]);
-    let first = std::iter::from_fn(|| site.poll()).collect::<Vec<_>>();
-    for step in first {
-        let Step::Deliver(attempt) = step else { panic!("no attempt but {step:?}") };
-        assert!(attempt.failed.is_empty());
-        site.settle(&attempt, |number| match number {
-            0 => Outcome::Deferred(reason("451 later")),
-            2 => Outcome::Delivered(reason("250 ok")),
-            _ => Outcome::Failed(reason("550 nobody")),
-        });
-    }
-    site.sleep();
-    let again = site.attempt();
-    assert_eq!((&*again.recipients, &*again.failed), (&[0][..], &[1, 3][..]));
-}
-
-#[test]
 fn no_more_senders_are_told_at_the_same_time_than_the_spool_is_read_for() {
     let mut site = Fixture::new();
     let too_many = REPORTS_IN_FLIGHT_MAX as usize + 3;

@@ -9,7 +9,6 @@ use crate::proto::message::Message;
 use crate::proto::server::StoreFailure;
 use crate::relay::Destination;
 use crate::relay::bounce::Action;
-use crate::relay::handover::Addressees;
 use crate::relay::outcome::{AttemptResult, Hop, Outcome, Reason};
 use crate::runtime::clock::Clock;
 use crate::runtime::delivery::relay::{Relay, RelaySettings};
@@ -85,15 +84,15 @@ impl Carrier {
         }
     }
 
-    pub(super) async fn carry(&self, message: Box<Message>, addressees: Addressees<'_>, may_be_there: bool) -> Carried {
+    pub(super) async fn carry(&self, message: Box<Message>, recipients: &[u32], may_be_there: bool) -> Carried {
         match self {
-            Self::Maildir(delivery) => store(delivery, message, addressees.recipients, may_be_there).await,
+            Self::Maildir(delivery) => store(delivery, message, recipients, may_be_there).await,
             Self::Relay { relay, .. } => {
-                let result = relay.carry(&message, addressees).await;
+                let result = relay.carry(&message, recipients).await;
                 Carried { result, message, faults: Vec::new() }
             }
             Self::Discard => {
-                let outcomes = addressees.recipients.iter().map(|number| (*number, delivered("discarded"))).collect();
+                let outcomes = recipients.iter().map(|number| (*number, delivered("discarded"))).collect();
                 Carried { result: AttemptResult { outcomes, hop: Hop::Reached }, message, faults: Vec::new() }
             }
         }

@@ -52,7 +52,6 @@ use crate::observe::metrics::ShardMetrics;
 use crate::proto::message::Message;
 use crate::proto::server::Resources;
 use crate::relay::bounce;
-use crate::relay::handover::Addressees;
 use crate::relay::outcome::{AttemptResult, Outcome, Reason};
 use crate::relay::queue::{Arrival, Attempt, Late, Note, Queue, QueueSettings, Step};
 use crate::relay::route::{DestinationNumber, Routes};
@@ -300,24 +299,12 @@ impl Inner {
             Err(error) => return (put_off(attempt, &format!("the spool cannot be read: {error}")), None),
         };
         let carrier = &self.carriers[attempt.destination.0 as usize];
-        let failed = self.failed_there(attempt, &message);
-        let addressees = Addressees { recipients: &attempt.recipients, failed: &failed };
-        let Carried { result, message, faults } = carrier.carry(message, addressees, attempt.may_be_there).await;
+        let carried = carrier.carry(message, &attempt.recipients, attempt.may_be_there).await;
+        let Carried { result, message, faults } = carried;
         for fault in faults {
             self.report_fault(&message, fault);
         }
         (result, Some(message))
-    }
-
-    /// The recipients for whom the message has failed where this attempt goes to.
-    fn failed_there(&self, attempt: &Attempt, message: &Message) -> Vec<u32> {
-        if attempt.failed.is_empty() {
-            return Vec::new();
-        }
-        let failed = (0..).zip(message.envelope.recipients()).filter(|(number, recipient)| {
-            attempt.failed.binary_search(number).is_ok() && self.routes.route(recipient.address) == attempt.destination
-        });
-        failed.map(|(number, _)| number).collect()
     }
 
     /// Gives a message back that has been here for too long.

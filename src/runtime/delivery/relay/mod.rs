@@ -37,7 +37,7 @@ use crate::limits::{RECEIVE_BYTES, RELAY_GOODBYE_TIMEOUT, RELAY_ROUNDS_MAX};
 use crate::proto::client;
 use crate::proto::client::{Config, Dialect, Ending, Failure, HelloName, Login, Security, ServerMemory, Verdict};
 use crate::proto::message::Message;
-use crate::relay::handover::{self, Addressees, Answers, Atomicity, Parcel, Terms};
+use crate::relay::handover::{self, Answers, Atomicity, Parcel, Terms};
 use crate::relay::outcome::AttemptResult;
 use crate::relay::{Destination, LmtpAddress, RelayTls};
 use crate::runtime::clock::Clock;
@@ -172,15 +172,14 @@ impl Relay {
 
     /// Passes a message on to these of its recipients. Every one of them has an outcome; none of them is tried again here but
     /// where the server asked for it.
-    pub async fn carry(&self, message: &Message, addressees: Addressees<'_>) -> AttemptResult {
-        self.carry_packed(handover::pack(message, addressees, Atomicity::EachForItself, &self.hop.terms)).await
+    pub async fn carry(&self, message: &Message, recipients: &[u32]) -> AttemptResult {
+        self.carry_packed(handover::pack(message, recipients, Atomicity::EachForItself, &self.hop.terms)).await
     }
 
     /// Passes a message on to all its recipients, or to none of them.
     pub async fn carry_whole(&self, message: &Message) -> AttemptResult {
         let recipients: Vec<u32> = (0..).take(message.envelope.recipient_count()).collect();
-        let addressees = Addressees::new(&recipients);
-        let parcel = handover::pack(message, addressees, Atomicity::AllOrNone, &self.hop.terms);
+        let parcel = handover::pack(message, &recipients, Atomicity::AllOrNone, &self.hop.terms);
         self.carry_packed(parcel).await
     }
 

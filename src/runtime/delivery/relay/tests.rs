@@ -21,7 +21,6 @@ use crate::proto::client::Login;
 use crate::proto::command::{Command, parse};
 use crate::proto::message::Message;
 use crate::proto::secret::Secret;
-use crate::relay::handover::Addressees;
 use crate::relay::outcome::{AttemptResult, Hop, Outcome};
 use crate::relay::{Destination, LmtpAddress, RelayTls};
 use crate::runtime::clock::Clock;
@@ -266,7 +265,7 @@ fn carry(settings: RelaySettings, messages: Vec<Message>) -> Vec<AttemptResult> 
         let mut results = Vec::new();
         for message in &messages {
             let recipients: Vec<u32> = (0..message.envelope.recipient_count() as u32).collect();
-            results.push(relay.carry(message, Addressees::new(&recipients)).await);
+            results.push(relay.carry(message, &recipients).await);
         }
         relay.close().await;
         results
@@ -337,7 +336,7 @@ fn several_messages_at_once_share_as_many_connections_as_are_allowed() {
         let relay = Relay::start(settings, Clock::start());
         let message = message("<a@b>", &["c@d"]);
         assert_eq!(relay.capacity(), 1);
-        let one = async || words(&relay.carry(&message, Addressees::new(&[0])).await);
+        let one = async || words(&relay.carry(&message, &[0]).await);
         let (first, (second, third)) = futures_lite::future::zip(one(), futures_lite::future::zip(one(), one())).await;
         assert_eq!(relay.capacity(), 1);
         relay.close().await;
@@ -368,7 +367,7 @@ fn a_server_that_says_goodbye_right_behind_its_answer_gets_what_waits_over_a_new
     let delivered = run(async move || {
         let relay = Relay::start(settings, Clock::start());
         let message = message("<a@b>", &["c@d"]);
-        let one = async || words(&relay.carry(&message, Addressees::new(&[0])).await);
+        let one = async || words(&relay.carry(&message, &[0]).await);
         let (first, (second, third)) = futures_lite::future::zip(one(), futures_lite::future::zip(one(), one())).await;
         relay.close().await;
         [first, second, third].concat()
@@ -394,10 +393,7 @@ fn an_idle_connection_says_goodbye_by_itself() {
     let settings = RelaySettings { idle: Duration::ZERO, ..hop.settings(RelayTls::Off) };
     let heard = run(async move || {
         let relay = Relay::start(settings, Clock::start());
-        assert_eq!(
-            words(&relay.carry(&message("<a@b>", &["c@d"]), Addressees::new(&[0])).await),
-            ["0 delivered 2.6.0"]
-        );
+        assert_eq!(words(&relay.carry(&message("<a@b>", &["c@d"]), &[0]).await), ["0 delivered 2.6.0"]);
         while relay.hop.connections.get() > 0 {
             glommio::timer::sleep(Duration::from_millis(1)).await;
         }
