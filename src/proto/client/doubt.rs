@@ -7,13 +7,17 @@
 //!                     │                         └─────no token, or not all at once─────┐
 //!                     └────without a token─────────────────────────────────────────────┴──▶ Verdict::Uncertain
 //! ```
+//!
+//! A token names a message for the recipients whom the server accepted. So of one message no two parts are in doubt together:
+//! the recipients who are left uncertain can be asked for again as they were sent. A message can also come here
+//! [in doubt](super::Message::doubted) from an earlier client.
 
 use super::Client;
 use super::fallback::{Failure, How, Recovery};
 use super::flight::Step;
 use super::message::Verdict;
 use super::state::State;
-use super::transaction::Transaction;
+use super::transaction::{Fate, Transaction};
 use crate::time::Now;
 
 impl Client {
@@ -69,7 +73,7 @@ impl Client {
     }
 
     /// Is this message sent under a token here?
-    fn bears_token(&self, job: usize) -> bool {
+    pub(super) fn bears_token(&self, job: usize) -> bool {
         self.offered().once && self.jobs[job].message.once.is_some()
     }
 
@@ -83,9 +87,15 @@ impl Client {
 
     /// The server here could not tell that it has the message already.
     pub(super) fn leave_uncertain(&mut self, job: usize) -> Step {
+        if !self.is_confirmed() {
+            // The list is only remembered so far and may have changed.
+            return Step::Blocked;
+        }
         let job = &mut self.jobs[job];
         for recipient in job.doubted.clone() {
-            job.settle(recipient, &Verdict::Uncertain);
+            if job.fates[recipient] == Fate::Waiting {
+                job.settle(recipient, &Verdict::Uncertain);
+            }
         }
         Step::Taken
     }

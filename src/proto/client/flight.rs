@@ -292,7 +292,7 @@ impl Client {
     }
 
     /// Has the server agreed to all that comes before the first MAIL?
-    fn is_confirmed(&self) -> bool {
+    pub(super) fn is_confirmed(&self) -> bool {
         self.link.facts(self.link.point).accepted && (self.config.login.is_none() || self.link.authenticated)
     }
 
@@ -318,6 +318,10 @@ impl Client {
         }
         let next = (self.first_unsettled..self.jobs.len()).find(|&job| self.jobs[job].waiting().next().is_some());
         let Some(job) = next else { return self.rest() };
+        if self.bears_token(job) && self.link.transactions.iter().any(|open| open.job == job) {
+            // Were the answers to two parts lost, nobody could say any more which recipients were sent together.
+            return Step::Blocked;
+        }
         if self.offered().limits.mail_max.is_some_and(|max| self.link.messages_begun >= max) {
             return self.begin_again_elsewhere();
         }

@@ -283,6 +283,7 @@ impl Recipient {
 
 /// One message with its envelope.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent wishes and facts, not a state")]
 pub struct Message {
     /// The reverse-path.
     pub sender: Address,
@@ -301,6 +302,9 @@ pub struct Message {
     /// A token under which a server that offers `XONCE` takes this message only once for the recipients whom it accepts. So
     /// that it knows what it has, whatever is sent of the message bears the same one: all of it, parts, and what comes again.
     pub once: Option<Xtext>,
+    /// An earlier conversation may have brought it to all of these recipients, sent to them together: it is sent only to all
+    /// of them at once and under its token, and otherwise they stay uncertain.
+    pub doubted: bool,
     /// What becomes of 8-bit bytes where the server does not offer 8BITMIME.
     pub eight_bit: EightBit,
     /// Send it only inside TLS and to a server that promises the same (RFC 8689). Whether this server's certificate was
@@ -329,6 +333,7 @@ impl Message {
             return_content: None,
             envelope_id: None,
             once: None,
+            doubted: false,
             eight_bit: EightBit::SendAnyway,
             requires_tls: false,
         }
@@ -441,6 +446,13 @@ impl Verdict {
     pub(super) fn refusal(reply: &Reply) -> Self {
         if reply.code() / 100 == 5 { Self::Refused(reply.clone()) } else { Self::Deferred(reply.clone()) }
     }
+}
+
+/// The recipients with an uncertain verdict, by their indices: those for whom a message can be sent again
+/// [in doubt](Message::doubted).
+pub fn uncertain(verdicts: &[Verdict]) -> Vec<usize> {
+    let is_uncertain = |(_, verdict): &(usize, &Verdict)| **verdict == Verdict::Uncertain;
+    verdicts.iter().enumerate().filter(is_uncertain).map(|(recipient, _)| recipient).collect()
 }
 
 impl fmt::Display for Verdict {

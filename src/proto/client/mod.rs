@@ -49,7 +49,9 @@ pub use capabilities::{Capabilities, Limits, Quickstart};
 pub use fallback::{Failure, How};
 pub use flights::{Entry, Flights, Speaker};
 pub use memory::{Memory, MemoryError, Point, ServerMemory};
-pub use message::{Address, Content, EightBit, InvalidValue, Message, Notify, Recipient, Return, Verdict, Xtext};
+pub use message::{
+    Address, Content, EightBit, InvalidValue, Message, Notify, Recipient, Return, Verdict, Xtext, uncertain,
+};
 
 use crate::limits::{
     CLIENT_MESSAGE_TIMEOUT, CLIENT_REPLY_TIMEOUT, DOMAIN_BYTES_MAX, PASSWORD_BYTES_MAX, QUICKSTART_AVOID,

@@ -1621,6 +1621,87 @@ fn without_token_or_not_to_all_at_once_a_message_that_may_be_there_is_not_sent_a
     assert_eq!(outcome.messages, [[Verdict::Uncertain, Verdict::Uncertain]]);
 }
 
+/// A server that takes messages once, up to the beginning of the first.
+fn once_hello(extensions: &str) -> String {
+    format!("S: 220 s\nC: EHLO c\nS: 250-s\nS: 250-PIPELINING\nS: 250-CHUNKING\n{extensions}S: 250 HELP\n")
+}
+
+/// One message in one flight, under the token, up to its answer.
+const UNDER_TOKEN: &str = "
+    C: MAIL FROM:<a@x> XONCE=t
+    C: RCPT TO:<b@y>
+    C: BDAT 5 LAST
+    C: .hi
+    S: 250 ok
+    S: 250 ok
+    ";
+
+const BYE: &str = "
+    C: QUIT
+    C: <done>
+    S: 221 bye
+    C: <close>";
+
+#[test]
+fn the_parts_of_a_message_bear_one_token_and_go_one_after_the_other() {
+    let hello = once_hello("S: 250-XONCE\nS: 250-LIMITS RCPTMAX=1\n");
+    let second = UNDER_TOKEN.replace("b@y", "c@y");
+    let dialog = format!("{hello}{UNDER_TOKEN}S: 250 taken\n{second}S: 250 taken\n{BYE}");
+    assert!(accepted(&play_plain(&dialog, vec![with_token(&["b@y", "c@y"])])));
+    let lost = format!("{hello}{UNDER_TOKEN}S: <closed>{OVER}");
+    let outcome = play_plain(&lost, vec![with_token(&["b@y", "c@y"])]);
+    assert_eq!(outcome.messages, [[Verdict::Uncertain, Verdict::Unsent(Failure::Closed)]], "one part is in doubt");
+}
+
+fn in_doubt(recipients: &[&str]) -> Message {
+    Message { doubted: true, ..with_token(recipients) }
+}
+
+#[test]
+fn a_message_in_doubt_is_sent_to_all_at_once_and_under_its_token() {
+    let both = UNDER_TOKEN.replace("C: RCPT TO:<b@y>", "C: RCPT TO:<b@y>\nC: RCPT TO:<c@y>") + "S: 250 ok\n";
+    let dialog = format!("{}{both}S: 250 taken\n{BYE}", once_hello("S: 250-XONCE\n"));
+    assert!(accepted(&play_plain(&dialog, vec![in_doubt(&["b@y", "c@y"])])));
+    let refused = both.replace("S: 250 ok", "S: 550 no");
+    let dialog = format!("{}{refused}S: 554 nobody\n{BYE}", once_hello("S: 250-XONCE\n"));
+    let outcome = play_plain(&dialog, vec![in_doubt(&["b@y", "c@y"])]);
+    assert!(matches!(&*outcome.messages[0], [Verdict::Refused(_), Verdict::Refused(_)]), "{outcome:?}");
+}
+
+#[test]
+fn a_message_in_doubt_is_not_sent_without_its_token_nor_in_parts_nor_where_it_does_not_fit() {
+    let uncertain = [[Verdict::Uncertain, Verdict::Uncertain]];
+    let once = "S: 250-XONCE\n";
+    for extensions in ["", &format!("{once}S: 250-LIMITS RCPTMAX=1\n"), &format!("{once}S: 250-SIZE 1\n")] {
+        let dialog = format!("{}{BYE}", once_hello(extensions));
+        let outcome = play_plain(&dialog, vec![in_doubt(&["b@y", "c@y"])]);
+        assert_eq!(outcome.messages, uncertain, "{extensions}");
+        assert_eq!(outcome.failure, None, "{extensions}");
+    }
+    for server in ["S: <closed>", "S: 421 4.3.2 down"] {
+        let outcome = play_plain(&format!("{server}{OVER}"), vec![in_doubt(&["b@y", "c@y"])]);
+        assert_eq!(outcome.messages, uncertain, "{server}");
+    }
+}
+
+#[test]
+fn a_message_in_doubt_waits_until_a_list_that_is_only_remembered_is_confirmed() {
+    let hello = "
+        C: QHLO c s1
+        S: 220-s
+        S: 220-PIPELINING
+        S: 220-CHUNKING
+        S: 220-XONCE
+        S: 220 QUICKSTART AUTH QHLO=s2
+        S: 520 wrong id
+        C: QHLO c s2";
+    let answered = UNDER_TOKEN.replacen("S: 250 ok", "S: 250 ok\nS: 250 ok", 1);
+    let dialog = format!("{hello}{answered}S: 250 taken\n{BYE}");
+    let without_once = remembered(&["PIPELINING", "CHUNKING", "QUICKSTART AUTH QHLO=s1"], &[]);
+    let (outcome, ..) = play(&dialog, plain_config(), without_once, vec![in_doubt(&["b@y"])]);
+    assert!(accepted(&outcome), "{outcome:?}");
+}
+
 #[test]
 fn a_message_that_may_be_there_stays_so_whatever_becomes_of_the_second_attempt() {
     let start = HURRIED.replace("MAIL FROM:<a@x>", "MAIL FROM:<a@x> XONCE=t") + "S: <closed>\nC: <plain>\n";

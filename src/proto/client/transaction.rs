@@ -31,7 +31,9 @@ pub(super) enum Fate {
 
 impl Job {
     pub(super) fn new(message: Message) -> Self {
-        Self { fates: vec![Fate::Waiting; message.recipients.len()], message, doubted: Vec::new() }
+        let count = message.recipients.len();
+        let doubted = if message.doubted { (0..count).collect() } else { Vec::new() };
+        Self { fates: vec![Fate::Waiting; count], message, doubted }
     }
 
     pub(super) fn is_settled(&self) -> bool {
