@@ -426,29 +426,33 @@ fn put_off_to_another_transaction(verdicts: &[Verdict]) -> Vec<usize> {
     verdicts.iter().enumerate().filter(|(_, verdict)| is_put_off(verdict)).map(|(index, _)| index).collect()
 }
 
-/// Carries a message over the open connection or a new one; over a new one too if the open one had been closed meanwhile.
+/// Carries a message over the open connection or a new one; over a new one too if the open one had been closed meanwhile, or
+/// to ask for a lost answer.
 async fn exchange(hop: &Rc<Hop>, line: &mut Option<Line>, message: client::Message) -> Result<Answers, NoConnection> {
-    if let Some(open) = line {
-        open.add(message.clone());
-        // One that ends without an answer had ended before the message was said.
-        if let Ok(answers) = open.converse().await
-            && !was_closed_meanwhile(&answers)
-        {
-            keep_or_part(line, &answers);
-            return Ok(answers);
+    let answers = match over_open_line(line, &message).await {
+        Some(answers) => answers,
+        None => {
+            let answers = over_new_line(hop, line, message.clone(), hop.security()).await?;
+            if is_tls_of_no_use(hop, &answers) {
+                return over_new_line(hop, line, message, Security::Plain).await;
+            }
+            answers
         }
-        *line = None;
+    };
+    Ok(if answers.offers_once { ask_again(hop, line, &message, answers).await } else { answers })
+}
+
+/// `None` if there was no open connection to carry the message over.
+async fn over_open_line(line: &mut Option<Line>, message: &client::Message) -> Option<Answers> {
+    let open = line.as_mut()?;
+    open.add(message.clone());
+    // One that ends without an answer had ended before the message was said.
+    let answers = open.converse().await.ok().filter(|answers| !was_closed_meanwhile(answers));
+    match &answers {
+        Some(answers) => keep_or_part(line, answers),
+        None => *line = None,
     }
-    let answers = over_new_line(hop, line, message.clone(), hop.security()).await?;
-    if is_tls_of_no_use(hop, &answers) {
-        return over_new_line(hop, line, message, Security::Plain).await;
-    }
-    if may_ask_again(&answers)
-        && let Ok(again) = over_new_line(hop, line, message, hop.security()).await
-    {
-        return Ok(asked_again(answers, again));
-    }
-    Ok(answers)
+    answers
 }
 
 async fn over_new_line(
@@ -485,17 +489,20 @@ fn was_closed_meanwhile(answers: &Answers) -> bool {
     matches!(answers.failure, Some(Failure::Closed | Failure::TryLater(_))) && answers.verdicts.iter().all(unanswered)
 }
 
-/// Whether the server took the message is not known, and asking again cannot make it two.
-fn may_ask_again(answers: &Answers) -> bool {
-    answers.offers_once && answers.verdicts.contains(&Verdict::Uncertain)
-}
-
-/// The answers of the second time, but for those recipients of whom it found out less than the first.
-fn asked_again(first: Answers, again: Answers) -> Answers {
-    let is_open = |verdict: &Verdict| matches!(verdict, Verdict::Unsent(_) | Verdict::Uncertain);
-    let later = |(before, after)| if is_open(&after) && !is_open(&before) { before } else { after };
-    let offers_dsn = first.offers_dsn || again.offers_dsn;
-    Answers { verdicts: first.verdicts.into_iter().zip(again.verdicts).map(later).collect(), offers_dsn, ..again }
+/// Asks again, over a new connection, for those recipients of whom the server has not said whether it took the message. What it
+/// said of the others stands. If nobody is there any more, they stay uncertain.
+async fn ask_again(hop: &Rc<Hop>, line: &mut Option<Line>, message: &client::Message, mut answers: Answers) -> Answers {
+    let uncertain = client::uncertain(&answers.verdicts);
+    if uncertain.is_empty() {
+        return answers;
+    }
+    let in_doubt = client::Message { doubted: true, ..message.part(&uncertain) };
+    let Ok(again) = over_new_line(hop, line, in_doubt, hop.security()).await else { return answers };
+    for (recipient, verdict) in uncertain.into_iter().zip(again.verdicts) {
+        answers.verdicts[recipient] = verdict;
+    }
+    let offers_dsn = answers.offers_dsn || again.offers_dsn;
+    Answers { verdicts: answers.verdicts, offers_dsn, ..again }
 }
 
 /// Where TLS is only used if that works, one that does not work is done without (RFC 7435 §3). TLS that fails later worked:

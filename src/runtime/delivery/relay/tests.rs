@@ -531,14 +531,82 @@ fn where_messages_are_taken_once_a_lost_answer_is_asked_for_again_with_the_same_
     assert_eq!(mail(&heard[0]), mail(&heard[1]));
 }
 
+/// A hop that takes a message once and one recipient at a time: c has the message, the answer for e is lost.
+fn lost_for_the_second() -> (String, String) {
+    let hello = HELLO.replace("250 CHUNKING", "250-CHUNKING\nS: 250-XONCE\nS: 250 LIMITS RCPTMAX=1");
+    let lost = for_e().replace("S: 250 2.6.0 taken", "S: <close>");
+    (format!("{hello}{ONE_MESSAGE}{lost}"), hello)
+}
+
+fn for_e() -> String {
+    ONE_MESSAGE.replace("<c@d>", "<e@d>")
+}
+
+/// What was said with each MAIL.
+fn mails(heard: &[String]) -> Vec<&str> {
+    heard.iter().flat_map(|heard| heard.lines()).filter(|line| line.starts_with("MAIL")).collect()
+}
+
 #[test]
 fn who_has_the_message_has_it_though_a_lost_answer_cannot_be_asked_for_again() {
-    let hello = HELLO.replace("250 CHUNKING", "250-CHUNKING\nS: 250-XONCE\nS: 250 LIMITS RCPTMAX=1");
-    let lost = ONE_MESSAGE.replace("<c@d>", "<e@d>").replace("C: MAIL", "C: RSET\nC: MAIL");
-    let lost = lost.replace("S: 250 sender", "S: 250 reset\nS: 250 sender").replace("S: 250 2.6.0 taken", "S: <close>");
-    let hop = Scripted::start(&[&format!("{hello}{ONE_MESSAGE}{lost}"), &format!("{hello}\nS: <close>")]);
+    let (first, hello) = lost_for_the_second();
+    let nobody = for_e().replace("S: 250 recipient", "S: 550 5.1.1 nobody").replace("S: 250 2.6.0 taken", "S: 554 no");
+    for (second, expected) in [
+        (format!("{hello}\nS: <close>"), "1 deferred 4.4.2"),
+        (format!("{HELLO}{GOODBYE}"), "1 deferred 4.4.2"),
+        (format!("{hello}{nobody}{GOODBYE}"), "1 failed 5.1.1"),
+        (format!("{hello}{}{GOODBYE}", for_e()), "1 delivered 2.6.0"),
+    ] {
+        let hop = Scripted::start(&[&first, &second]);
+        let result = carry_one(hop.settings(RelayTls::Off), message("<a@b>", &["c@d", "e@d"]));
+        let heard = hop.heard();
+        assert_eq!(words(&result), ["0 delivered 2.6.0", expected], "{heard:?}");
+        assert!(!heard[1].contains("<c@d>"), "{heard:?}");
+    }
+}
+
+#[test]
+fn all_parts_of_a_message_and_all_attempts_bear_the_same_token() {
+    let (first, hello) = lost_for_the_second();
+    let hop = Scripted::start(&[&first, &format!("{hello}\nS: <close>"), &format!("{hello}{}{GOODBYE}", for_e())]);
+    let settings = hop.settings(RelayTls::Off);
+    let later = run(async move || {
+        let relay = Relay::start(settings, Clock::start());
+        let message = message("<a@b>", &["c@d", "e@d"]);
+        assert_eq!(words(&relay.carry(&message, &[0, 1]).await), ["0 delivered 2.6.0", "1 deferred 4.4.2"]);
+        let later = relay.carry(&message, &[1]).await;
+        relay.close().await;
+        later
+    });
+    assert_eq!(words(&later), ["1 delivered 2.6.0"]);
+    let heard = hop.heard();
+    let mails = mails(&heard);
+    assert!(mails[0].contains(" XONCE=0000000000000000."), "{heard:?}");
+    assert_eq!(mails, [mails[0]; 3]);
+}
+
+#[test]
+fn who_follows_in_another_transaction_follows_under_the_same_token() {
+    let hello = HELLO.replace("250 CHUNKING", "250-CHUNKING\nS: 250 XONCE");
+    let hop = Scripted::start(&[&format!("{hello}{ONE_OF_TWO}{}{GOODBYE}", for_e())]);
     let result = carry_one(hop.settings(RelayTls::Off), message("<a@b>", &["c@d", "e@d"]));
-    assert_eq!(words(&result), ["0 delivered 2.6.0", "1 deferred 4.4.2"], "{:?}", hop.heard());
+    assert_eq!(words(&result), ["0 delivered 2.6.0", "1 delivered 2.6.0"]);
+    let heard = hop.heard();
+    let mails = mails(&heard);
+    assert!(mails[0].contains(" XONCE="), "{heard:?}");
+    assert_eq!(mails, [mails[0]; 2]);
+}
+
+#[test]
+fn an_answer_that_was_lost_on_a_connection_used_before_is_asked_for_again_too() {
+    let (split, hello) = lost_for_the_second();
+    let used = split.replacen(ONE_MESSAGE, &ONE_MESSAGE.repeat(2), 1);
+    let hop = Scripted::start(&[&used, &format!("{hello}{}{GOODBYE}", for_e())]);
+    let messages = vec![message("<a@b>", &["c@d"]), message("<a@b>", &["c@d", "e@d"])];
+    let results = carry(hop.settings(RelayTls::Off), messages);
+    assert_eq!(words(&results[1]), ["0 delivered 2.6.0", "1 delivered 2.6.0"]);
+    let heard = hop.heard();
+    assert!(!heard[1].contains("<c@d>"), "{heard:?}");
 }
 
 #[test]
