@@ -1,6 +1,7 @@
 //! One request carried out: connections until the message is settled, and the parting.
 //!
-//! What is left uncertain by a broken connection is sent once more, if the server takes a message once.
+//! What is left uncertain by a broken connection is sent once more, if the server takes a message once, to those recipients
+//! for whom it is uncertain and to nobody else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::show::Show;
 use super::{SubmitError, judge};
 use crate::exit::Exit;
 use crate::limits::SUBMIT_CONNECTIONS_MAX;
-use crate::proto::client::{Client, How, Message, Outcome, Point, ServerMemory, Verdict};
+use crate::proto::client::{Client, How, Message, Outcome, Point, ServerMemory, Verdict, uncertain};
 use crate::wire::client::{Connection, Step, TlsSetup};
 
 /// A request under way or done.
@@ -63,16 +64,18 @@ impl<'a> Delivery<'a> {
 
     fn submit(&mut self, show: &mut Show) -> Result<Outcome, SubmitError> {
         let outcome = self.drive(show)?;
-        if !is_uncertain(&outcome) || !self.is_taken_once() {
+        let uncertain = outcome.messages.first().map(|verdicts| uncertain(verdicts)).unwrap_or_default();
+        if uncertain.is_empty() || !self.is_taken_once() {
             return Ok(outcome);
         }
         show.remark(self.connection.client_mut(), "the connection broke: sending again, under the same token");
-        let mut again = Self::new(self.request, Arc::clone(&self.setup.config), self.memory().clone())?;
+        let message = Message { doubted: true, ..self.request.message()?.part(&uncertain) };
+        let tls = Arc::clone(&self.setup.config);
+        let mut again = Self::begin(self.request, tls, self.memory().clone(), vec![message])?;
         // If the server is gone for good, the message stays as uncertain as it was.
-        let Ok(mut second) = again.drive(show) else { return Ok(outcome) };
-        keep_doubts(&outcome, &mut second);
+        let Ok(second) = again.drive(show) else { return Ok(outcome) };
         *self = again;
-        Ok(second)
+        Ok(asked_again(outcome, &uncertain, second))
     }
 
     fn drive(&mut self, show: &mut Show) -> Result<Outcome, SubmitError> {
@@ -85,19 +88,27 @@ impl<'a> Delivery<'a> {
                     self.link = Link::new(self.clock);
                     self.connection.handle_reconnected(self.clock.now());
                 }
-                Err(error) => return self.end(format!("{server} cannot be reached: {error}")),
+                Err(error) => return self.end(show, format!("{server} cannot be reached: {error}")),
             }
         }
-        self.end(format!("{server} needs too many connections"))
+        self.end(show, format!("{server} needs too many connections"))
     }
 
-    /// No further connection can be made. An earlier one may have brought the message there all the same.
-    fn end(&mut self, words: String) -> Result<Outcome, SubmitError> {
+    /// No further connection can be made. An earlier one may have brought an answer all the same, or the message there.
+    fn end(&mut self, show: &mut Show, words: String) -> Result<Outcome, SubmitError> {
         let now = self.clock.now();
-        self.connection.handle_closed(now);
-        match self.connection.poll_step(now, &mut Vec::new()) {
-            Step::Settled(outcome) if is_uncertain(&outcome) => Ok(outcome),
-            _ => Err(SubmitError::new(Exit::Temporary, words)),
+        let is_first = self.connection.client().connections() == 1;
+        loop {
+            self.connection.handle_closed(now);
+            match self.connection.poll_step(now, &mut Vec::new()) {
+                Step::Settled(outcome) if is_anything_known(&outcome) => {
+                    show.remark(self.connection.client_mut(), &words);
+                    return Ok(outcome);
+                }
+                // In plain ESMTP nobody would be there either.
+                Step::Reconnect(_) if !is_first => self.connection.handle_reconnected(now),
+                _ => return Err(SubmitError::new(Exit::Temporary, words)),
+            }
         }
     }
 
@@ -122,36 +133,17 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// Whom the first attempt may have reached is not unreached because the second one sent nothing.
-fn keep_doubts(first: &Outcome, second: &mut Outcome) {
-    let both = first.messages.iter().flatten().zip(second.messages.iter_mut().flatten());
-    for (before, verdict) in both {
-        if *before == Verdict::Uncertain && matches!(verdict, Verdict::Unsent(_)) {
-            *verdict = Verdict::Uncertain;
+/// The second conversation was about these recipients only. What the first one found out about the others stands.
+fn asked_again(mut first: Outcome, uncertain: &[usize], second: Outcome) -> Outcome {
+    if let Some(verdicts) = first.messages.first_mut() {
+        for (recipient, verdict) in uncertain.iter().zip(second.messages.into_iter().flatten()) {
+            verdicts[*recipient] = verdict;
         }
     }
+    Outcome { failure: second.failure, ..first }
 }
 
-fn is_uncertain(outcome: &Outcome) -> bool {
-    outcome.messages.iter().flatten().any(|verdict| *verdict == Verdict::Uncertain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::keep_doubts;
-    use crate::proto::client::{Failure, Outcome, Verdict};
-    use crate::proto::reply_reader::Reply;
-
-    #[test]
-    fn who_may_have_the_message_is_uncertain_until_a_server_says_otherwise() {
-        let (unsent, uncertain) = (Verdict::Unsent(Failure::Closed), Verdict::Uncertain);
-        let accepted = Verdict::Accepted(Reply::new(250, "Queued"));
-        let of = |verdicts: &[&Verdict]| {
-            let verdicts = verdicts.iter().copied().cloned().collect();
-            Outcome { messages: vec![verdicts], failure: None }
-        };
-        let mut second = of(&[&unsent, &accepted, &unsent, &uncertain]);
-        keep_doubts(&of(&[&uncertain, &uncertain, &unsent, &uncertain]), &mut second);
-        assert_eq!(second, of(&[&uncertain, &accepted, &unsent, &uncertain]));
-    }
+/// Was anything sent, or answered?
+fn is_anything_known(outcome: &Outcome) -> bool {
+    outcome.messages.iter().flatten().any(|verdict| !matches!(verdict, Verdict::Unsent(_)))
 }

@@ -13,7 +13,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 
 use super::arguments::{Settings, Wishes};
-use super::{Server as ServerName, end_at_dot, mailbox_date, message_date, submit, unix_now, with_full_name};
+use super::{
+    Server as ServerName, SubmitError, end_at_dot, mailbox_date, message_date, submit, unix_now, with_full_name,
+};
 use crate::exit::Exit;
 use crate::proto::body::BareNewline;
 use crate::proto::credential::{Member, Senders, Verdict};
@@ -177,6 +179,10 @@ fn serve(mut connection: Connection, stream: &mut (impl Read + Write), answers: 
 
 /// Settings that lead to the server, and the folder that must outlive them.
 pub(super) fn settings(server: &TestServer) -> (Settings, tempfile::TempDir) {
+    settings_for(server.address, &server.certificate)
+}
+
+fn settings_for(address: SocketAddr, certificate: &str) -> (Settings, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| -> PathBuf {
         let path = folder.path().join(name);
@@ -184,10 +190,10 @@ pub(super) fn settings(server: &TestServer) -> (Settings, tempfile::TempDir) {
         path
     };
     let settings = Settings {
-        server: Some(format!("localhost:{}", server.address.port())),
+        server: Some(format!("localhost:{}", address.port())),
         user: Some("ann".to_owned()),
         password_file: Some(file("password", "secret\n")),
-        ca: Some(file("ca", &server.certificate)),
+        ca: Some(file("ca", certificate)),
         memory: Some(folder.path().join("memory")),
         sender: Some("ann@example.org".to_owned()),
         ..Settings::default()
@@ -263,7 +269,28 @@ fn implicit_tls_and_a_message_of_many_records_work_too() {
 
 /// A server that greets only after it has seen the client's last word of the handshake, as servers that know nothing of
 /// QUICKSTART do. Takes one connection with one message, and passes the message on.
-fn start_patient_server(version: &'static SupportedProtocolVersion) -> (SocketAddr, String, Receiver<String>) {
+fn start_patient_server(version: &'static SupportedProtocolVersion) -> (SocketAddr, String, Receiver<Heard>) {
+    start_scripted_server(version, &[&[]])
+}
+
+/// What is answered otherwise than with consent: the beginning of a line, and the answer to the first one that begins so. Of
+/// two with the same beginning the second is for the second line.
+type Script = &'static [(&'static str, &'static str)];
+
+/// In place of an answer: the connection ends.
+const CLOSES: &str = "";
+
+/// What a connection brought.
+struct Heard {
+    commands: String,
+    message: String,
+}
+
+/// The same with one script for each connection. When the last one has come nobody listens any more.
+fn start_scripted_server(
+    version: &'static SupportedProtocolVersion,
+    scripts: &'static [Script],
+) -> (SocketAddr, String, Receiver<Heard>) {
     let own = SelfSigned::new("localhost", now()).unwrap();
     let chain = chain_from_pem(own.certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
@@ -275,40 +302,56 @@ fn start_patient_server(version: &'static SupportedProtocolVersion) -> (SocketAd
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (sender, messages) = channel();
+    let (sender, heard) = channel();
+    let config = Arc::new(config);
     thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        let mut tls = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), stream);
-        while tls.conn.is_handshaking() {
-            tls.conn.complete_io(&mut tls.sock).unwrap();
+        let (mut listener, last) = (Some(listener), scripts.len() - 1);
+        for (number, script) in scripts.iter().enumerate() {
+            let (stream, _) = listener.as_ref().unwrap().accept().unwrap();
+            listener.take_if(|_| number == last);
+            let mut tls = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
+            while tls.conn.is_handshaking() {
+                tls.conn.complete_io(&mut tls.sock).unwrap();
+            }
+            // A test that fails does not wait for this.
+            let _ = sender.send(converse_in_lines(BufReader::new(tls), script));
         }
-        // A test that fails does not wait for this.
-        let _ = sender.send(converse_in_lines(BufReader::new(tls)));
     });
-    (address, own.certificate.clone(), messages)
+    (address, own.certificate.clone(), heard)
 }
 
-/// Agrees to every line, and returns those of the message.
-fn converse_in_lines(mut stream: BufReader<impl Read + Write>) -> String {
-    let mut message = String::new();
+/// Agrees to every line of which the script does not say otherwise.
+fn converse_in_lines(mut stream: BufReader<impl Read + Write>, script: Script) -> Heard {
+    let mut heard = Heard { commands: String::new(), message: String::new() };
+    let mut script = script.to_vec();
     let mut in_message = false;
     let mut reply = "220 localhost\r\n";
     loop {
         stream.get_mut().write_all(reply.as_bytes()).unwrap();
         let mut line = String::new();
         if stream.read_line(&mut line).unwrap_or(0) == 0 {
-            return message;
+            return heard;
+        }
+        let is_text = in_message && line != ".\r\n";
+        let scripted = script.iter().position(|(beginning, _)| !is_text && line.starts_with(beginning));
+        let scripted = scripted.map(|place| script.remove(place).1);
+        if scripted == Some(CLOSES) {
+            return heard;
+        }
+        if !is_text {
+            heard.commands.push_str(&line);
         }
         reply = match line.split([' ', '\r']).next().unwrap_or_default() {
-            "." if in_message => "250 taken\r\n",
-            _ if in_message => {
-                message.push_str(&line);
+            _ if is_text => {
+                heard.message.push_str(&line);
                 ""
             }
+            _ if scripted.is_some() => scripted.unwrap_or_default(),
+            "." => "250 taken\r\n",
             "EHLO" => "250-localhost\r\n250 AUTH PLAIN\r\n",
             "AUTH" => "235 welcome\r\n",
             "DATA" => "354 go on\r\n",
-            "QUIT" => return message,
+            "QUIT" => return heard,
             _ => "250 fine\r\n",
         };
         in_message = (in_message && line != ".\r\n") || line == "DATA\r\n";
@@ -319,27 +362,92 @@ fn converse_in_lines(mut stream: BufReader<impl Read + Write>) -> String {
 fn the_handshake_is_completed_before_the_greeting_comes() {
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let (address, certificate, messages) = start_patient_server(version);
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            Some(path)
-        };
-        let settings = Settings {
-            server: Some(format!("localhost:{}", address.port())),
-            implicit_tls: true,
-            user: Some("ann".to_owned()),
-            password_file: file("password", "secret\n"),
-            ca: file("ca", &certificate),
-            sender: Some("ann@example.org".to_owned()),
-            ..Settings::default()
-        };
+        let (settings, _folder) = settings_for(address, &certificate);
+        let settings = Settings { implicit_tls: true, memory: None, ..settings };
         let (done, outcome) = channel();
         // A thread, so that a client that waits for ever fails the test instead of holding it up.
         thread::spawn(move || done.send(submit(&settings, &wishes(), b"Subject: hello\n\nx\n")));
         outcome.recv_timeout(Duration::from_secs(30)).expect("nobody waits for the other").unwrap();
-        assert!(messages.recv().unwrap().ends_with("\r\n\r\nx\r\n"));
+        assert!(messages.recv().unwrap().message.ends_with("\r\n\r\nx\r\n"));
     }
+}
+
+/// Submits a message for Bob and Eve to a server that follows these scripts. The error, and what each connection heard.
+fn submit_to_two(scripts: &'static [Script]) -> (SubmitError, Vec<String>) {
+    let (address, certificate, heard) = start_scripted_server(&rustls::version::TLS13, scripts);
+    let (settings, _folder) = settings_for(address, &certificate);
+    let settings = Settings { implicit_tls: true, ..settings };
+    let wishes = Wishes { recipients: vec![BOB.to_owned(), EVE.to_owned()], ..Wishes::default() };
+    let (done, outcome) = channel();
+    // A thread, so that a client that waits for ever fails the test instead of holding it up.
+    thread::spawn(move || done.send(submit(&settings, &wishes, b"Subject: hello\n\nx\n")));
+    let error = outcome.recv_timeout(Duration::from_secs(30)).expect("nobody waits for the other").unwrap_err();
+    let heard = scripts.iter().map(|_| heard.recv_timeout(Duration::from_secs(30)).expect("it was visited").commands);
+    (error, heard.collect())
+}
+
+const BOB: &str = "bob@example.org";
+const EVE: &str = "eve@example.org";
+const UNCERTAIN: &str = "eve@example.org: sent, but the connection ended before the server's answer";
+
+const ONCE: (&str, &str) = ("EHLO", "250-localhost\r\n250-XONCE\r\n250 AUTH PLAIN\r\n");
+const ONE_AT_A_TIME: (&str, &str) =
+    ("EHLO", "250-localhost\r\n250-XONCE\r\n250-LIMITS RCPTMAX=1\r\n250 AUTH PLAIN\r\n");
+const ONE_ON_A_CONNECTION: (&str, &str) =
+    ("EHLO", "250-localhost\r\n250-LIMITS RCPTMAX=1 MAILMAX=1\r\n250 AUTH PLAIN\r\n");
+const BOB_REFUSED: (&str, &str) = ("RCPT TO:<bob", "550 5.1.1 nobody\r\n");
+const TAKEN: (&str, &str) = (".", "250 taken\r\n");
+const ANSWER_LOST: (&str, &str) = (".", CLOSES);
+
+#[test]
+fn who_was_refused_is_refused_though_a_lost_answer_cannot_be_asked_for_again() {
+    const SCRIPTS: [&[Script]; 3] = [
+        &[&[ONCE, BOB_REFUSED, ANSWER_LOST]],
+        &[&[ONCE, BOB_REFUSED, ANSWER_LOST], &[("EHLO", CLOSES)]],
+        &[&[ONCE, BOB_REFUSED, ANSWER_LOST], &[("EHLO", "250 localhost\r\n")]],
+    ];
+    for scripts in SCRIPTS {
+        let (error, heard) = submit_to_two(scripts);
+        assert_eq!(error.exit(), Exit::NoUser, "{error}");
+        assert_eq!(error.to_string(), format!("{BOB}: refused: 550 5.1.1 nobody\n{UNCERTAIN}"), "{heard:?}");
+    }
+}
+
+#[test]
+fn who_has_the_message_is_not_asked_for_again_and_has_it_whatever_becomes_of_the_other() {
+    let (error, heard) = submit_to_two(&[
+        &[ONE_AT_A_TIME, TAKEN, ANSWER_LOST],
+        &[ONE_AT_A_TIME, ("RCPT", "550 5.1.1 nobody\r\n"), ("RCPT", "550 5.1.1 nobody\r\n")],
+    ]);
+    assert_eq!((error.exit(), error.to_string()), (Exit::NoUser, format!("{EVE}: refused: 550 5.1.1 nobody")));
+    assert!(heard[1].contains(EVE) && !heard[1].contains(BOB), "{heard:?}");
+    let mails: Vec<_> = heard.iter().flat_map(|heard| heard.lines()).filter(|line| line.starts_with("MAIL")).collect();
+    assert!(mails[0].contains(" XONCE="), "{mails:?}");
+    assert_eq!(mails, [mails[0]; 3]);
+}
+
+#[test]
+fn what_may_be_there_is_not_sent_where_a_second_one_could_not_be_told() {
+    const SCRIPTS: [&[Script]; 2] =
+        [&[&[ONE_AT_A_TIME, TAKEN, ANSWER_LOST], &[]], &[&[ONCE, BOB_REFUSED, ANSWER_LOST], &[]]];
+    for scripts in SCRIPTS {
+        let (error, heard) = submit_to_two(scripts);
+        assert!(error.to_string().ends_with(UNCERTAIN), "{error}");
+        assert!(!heard[1].contains("MAIL"), "{heard:?}");
+    }
+    let (error, heard) = submit_to_two(&[&[ONCE, ANSWER_LOST], &[ONE_AT_A_TIME]]);
+    assert_eq!(error.exit(), Exit::Temporary);
+    assert!(!heard[1].contains("MAIL"), "it would be two other messages: {heard:?}");
+}
+
+#[test]
+fn who_has_an_answer_keeps_it_when_no_connection_can_be_made_for_the_others() {
+    let unsent = format!("{EVE}: not sent: the server closed the connection");
+    let (error, heard) = submit_to_two(&[&[ONE_ON_A_CONNECTION]]);
+    assert_eq!((error.exit(), error.to_string()), (Exit::Temporary, unsent.clone()), "{heard:?}");
+    let (error, heard) = submit_to_two(&[&[ONE_ON_A_CONNECTION, BOB_REFUSED]]);
+    let told = format!("{BOB}: refused: 550 5.1.1 nobody\n{unsent}");
+    assert_eq!((error.exit(), error.to_string()), (Exit::NoUser, told), "{heard:?}");
 }
 
 #[test]
