@@ -30,6 +30,7 @@ use onetrip::runtime::clock::Clock;
 use onetrip::runtime::log_writer::LogWriter;
 use onetrip::runtime::spool::{OpenedLog, Spool, SpoolParts, SpoolSettings, log_settings, open};
 use onetrip::spool::log::Note;
+use onetrip::spool::record::Token;
 
 fn main() {
     // Cargo passes --bench, and test runners ask for what there is.
@@ -200,7 +201,8 @@ fn message() -> Box<Message> {
 fn open_log(path: &Path) -> OpenedLog {
     let log = log_settings(Duration::from_secs(86_400));
     let settings = SpoolSettings { path: path.to_owned(), shards: 1, sync: SyncPolicy::Commit, log };
-    open(&settings, Clock::start().now(), &mut |_| {}).unwrap().logs.remove(0)
+    let mut no_token = |_: Token<'_>| unreachable!("no message has one");
+    open(&settings, Clock::start().now(), &mut no_token).unwrap().logs.remove(0)
 }
 
 /// Runs with a spool, and says how many messages shared a sync.
