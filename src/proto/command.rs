@@ -245,7 +245,7 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
 /// for its length: its first word of visible characters. `beginning` may be as little of the line as is known of it.
 pub fn meant_verb(beginning: &[u8]) -> Verb {
     let word = beginning.split(|byte| *byte <= b' ' || *byte == 0x7f).find(|word| !word.is_empty());
-    word.map_or(Verb::Unknown, verb_of)
+    word.map_or(Verb::Unknown, |word| parse(word).verb)
 }
 
 fn verb_of(word: &[u8]) -> Verb {
