@@ -13,6 +13,8 @@
 //! Whoever connects in between waits in a backlog that both have, and that neither closes. If the new server breaks off before
 //! it says "go", nothing has happened. What is done with the sockets is not decided here; nor is anything else passed on: the
 //! state directory has its lock.
+//!
+//! A call on a socket with a timeout ends at any signal that is handled, and is begun again (signal(7)).
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -26,9 +28,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    SocketAddrUnix, connect, recv, recvmsg, send, sendmsg,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -143,12 +146,12 @@ fn give(to: &Socket, legacy: &Legacy) -> io::Result<()> {
         let mut rights = SendAncillaryBuffer::new(&mut space);
         let descriptors = [socket.as_fd()];
         rights.push(SendAncillaryMessage::ScmRights(&descriptors));
-        sendmsg(to, &[IoSlice::new(A_SOCKET)], &mut rights, SendFlags::NOSIGNAL)?;
+        retry_on_intr(|| sendmsg(to, &[IoSlice::new(A_SOCKET)], &mut rights, SendFlags::NOSIGNAL))?;
     }
     let drain_ms = u64::try_from(legacy.drain_timeout.as_millis()).unwrap_or(u64::MAX);
-    to.send_with_flags(&drain_ms.to_be_bytes(), libc::MSG_NOSIGNAL)?;
+    retry_on_intr(|| send(to, &drain_ms.to_be_bytes(), SendFlags::NOSIGNAL))?;
     let mut answer = [0];
-    match rustix::net::recv(to, &mut answer, RecvFlags::empty())? {
+    match retry_on_intr(|| recv(to, &mut answer, RecvFlags::empty()))? {
         (1, _) if answer == *GO => Ok(()),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -178,7 +181,10 @@ pub(super) fn ask(state_dir: &Path) -> Result<Option<Offered>, HandoverError> {
 
 fn connect_and_receive(path: &Path) -> io::Result<(Legacy, Socket)> {
     let from = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    with_short_path(path, |path| from.connect(&SockAddr::unix(path)?))?;
+    with_short_path(path, |path| {
+        let address = SocketAddrUnix::new(path)?;
+        Ok(retry_on_intr(|| connect(&from, &address))?)
+    })?;
     from.set_read_timeout(Some(limits::HANDOVER_STEP_TIMEOUT))?;
     let mut sockets = Vec::new();
     while sockets.len() <= limits::INHERITED_SOCKETS_MAX {
@@ -199,7 +205,8 @@ fn receive(from: &Socket) -> io::Result<Packet> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; size_of::<u64>()];
-    let length = recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut rights, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let mut receive = || recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut rights, RecvFlags::CMSG_CLOEXEC);
+    let length = retry_on_intr(&mut receive)?.bytes;
     let descriptors = rights.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
@@ -219,9 +226,9 @@ impl Offered {
     /// # Errors
     /// The other one is gone.
     pub(super) fn accept(self) -> Result<Legacy, HandoverError> {
-        match self.from.send_with_flags(GO, libc::MSG_NOSIGNAL) {
+        match retry_on_intr(|| send(&self.from, GO, SendFlags::NOSIGNAL)) {
             Ok(_) => Ok(self.legacy),
-            Err(cause) => Err(HandoverError { path: self.path, cause }),
+            Err(cause) => Err(HandoverError { path: self.path, cause: cause.into() }),
         }
     }
 }
@@ -239,12 +246,14 @@ const ASKING_MAX: i32 = 8;
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::thread::JoinHandleExt;
     use std::sync::mpsc;
+    use std::thread;
     use std::time::Duration;
 
     use socket2::Socket;
 
-    use super::{HandoverServer, Legacy, ask};
+    use super::{HandoverServer, Legacy, ask, bind, give};
 
     fn legacy(sockets: usize) -> Legacy {
         let sockets = (0..sockets).map(|_| TcpListener::bind("127.0.0.1:0").unwrap().into()).collect();
@@ -280,6 +289,38 @@ mod tests {
         assert!(is_gone.try_recv().is_err());
         offered.accept().unwrap();
         is_gone.recv().unwrap();
+    }
+
+    /// Has the thread handle a signal some times while it waits.
+    fn disturb(waiting: libc::pthread_t) {
+        extern "C" fn nothing(_: libc::c_int) {}
+        // SAFETY: a handler that does nothing, for a signal that is ignored otherwise, and a thread that is joined later.
+        unsafe {
+            libc::signal(libc::SIGURG, nothing as *const () as libc::sighandler_t);
+            for _ in 0..20 {
+                thread::sleep(Duration::from_millis(2));
+                libc::pthread_kill(waiting, libc::SIGURG);
+            }
+        }
+    }
+
+    #[test]
+    fn a_signal_breaks_nothing_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = bind(&directory.path().join("handover")).unwrap();
+        let path = directory.path().to_owned();
+        let new = thread::spawn(move || {
+            let offered = ask(&path).unwrap().unwrap();
+            // The old one waits for this.
+            thread::sleep(Duration::from_millis(100));
+            offered.accept().unwrap().sockets.len()
+        });
+        let asking = listener.accept().unwrap().0;
+        disturb(new.as_pthread_t());
+        let old = thread::spawn(move || give(&asking, &legacy(2)));
+        disturb(old.as_pthread_t());
+        assert_eq!(new.join().unwrap(), 2);
+        old.join().unwrap().unwrap();
     }
 
     #[test]
