@@ -200,7 +200,13 @@ fn message() -> Box<Message> {
 
 fn open_log(path: &Path) -> OpenedLog {
     let log = log_settings(Duration::from_secs(86_400));
-    let settings = SpoolSettings { path: path.to_owned(), shards: 1, sync: SyncPolicy::Commit, log };
+    let settings = SpoolSettings {
+        path: path.to_owned(),
+        shards: 1,
+        sync: SyncPolicy::Commit,
+        log,
+        repeats_within: Duration::ZERO,
+    };
     let mut no_token = |_: Token<'_>| unreachable!("no message has one");
     open(&settings, Clock::start().now(), &mut no_token).unwrap().logs.remove(0)
 }

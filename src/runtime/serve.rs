@@ -57,7 +57,7 @@ use crate::proto::server::{Bounds, ClientInTrace, SenderCheck, Settings, Timeout
 use crate::relay::queue::QueueSettings;
 use crate::relay::route::Routes;
 use crate::relay::{Destination, SyncPolicy};
-use crate::spool::once::{OnceBounds, StoredToken};
+use crate::spool::once::{OnceBounds, StoredToken, repeats_within};
 use crate::time::Now;
 use crate::tls::cache::SessionCache;
 use crate::tls::config::{Returning, ServerSettings};
@@ -641,6 +641,7 @@ fn open_spool(config: &Config, state: &Path, clock: Clock, once: &OnceRegistry) 
         sync: config.sync,
         // A name is older than its message is stored, by what a large one took to come in.
         log: log_settings(config.once_retention + config.transaction_timeout),
+        repeats_within: repeats_within(config.once_retention, config.transaction_timeout),
     };
     let opened = spool::open(&settings, start, &mut |found| {
         let key = once.key(found.user, found.token);

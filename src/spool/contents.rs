@@ -94,6 +94,9 @@ impl Contents {
 
     /// A message lies here, or has been copied here.
     pub(super) fn place_message(&mut self, id: MessageId, piece: Piece) {
+        if !self.lost.is_empty() {
+            self.lost.remove(&id);
+        }
         self.acquire(piece);
         match self.messages.get_mut(id) {
             Some(entry) => {

@@ -253,7 +253,8 @@ impl Log {
         committed: Place,
         random: u64,
     ) -> Self {
-        let last_found = contents.segments.back().map(|last| (last.number, last.end));
+        // Of a segment that was cut short the end may lie anywhere, and a batch begins on a block.
+        let last_found = contents.segments.back().map(|last| (last.number, last.end.next_multiple_of(BLOCK_BYTES)));
         Self {
             settings,
             contents,
@@ -381,9 +382,8 @@ impl Log {
     }
 
     /// Takes over a token from another log.
-    pub fn adopt_token(&mut self, now: Now, token: Token<'_>) {
-        self.keeping.copy_begun();
-        self.append_token(now, token);
+    pub fn adopt_token(&mut self, now: Now, token: Token<'_>, ticket: Ticket) {
+        self.append_token(now, token, Some(ticket));
     }
 
     /// Writes all notes without waiting for company, and a last batch behind them: so that the next start knows that
@@ -423,7 +423,12 @@ impl Log {
         segment == batch.segment && (batch.offset..batch.offset.saturating_add(bytes)).contains(&offset)
     }
 
-    /// Was this message not whole when it was found at start? Its token names nothing that could be delivered.
+    /// The messages that were not whole when they were found at start. Their tokens name nothing that could be delivered.
+    pub fn lost(&self) -> impl Iterator<Item = MessageId> {
+        self.contents.lost.iter().copied()
+    }
+
+    /// Is this one of [`Self::lost`]?
     pub fn is_lost(&self, id: MessageId) -> bool {
         self.contents.lost.contains(&id)
     }
@@ -739,9 +744,10 @@ impl Log {
         });
     }
 
-    pub(super) fn append_token(&mut self, now: Now, token: Token<'_>) {
+    pub(super) fn append_token(&mut self, now: Now, token: Token<'_>, ticket: Option<Ticket>) {
+        self.keeping.copy_begun();
         let what = What::Token { received: token.id.received() };
-        self.append(now, kind::TOKEN, what, None, |out| record::write_token(token, out));
+        self.append(now, kind::TOKEN, what, ticket, |out| record::write_token(token, out));
     }
 
     pub(super) fn append_copy(&mut self, now: Now, kind: u8, what: What, payload: &[u8]) {

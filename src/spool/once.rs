@@ -86,28 +86,46 @@ enum State {
     },
 }
 
-/// Keeps the newest message for each token that was found, and returns those of the others that were refused: they are not to
-/// be delivered.
+/// Keeps one message for each token that was found, and returns those that were refused and are not to be delivered: another one
+/// was stored under their token.
 ///
-/// Two messages bear one token if the first was refused because its batch could not be written, although all of it is on the
-/// disk, and if its log has not said so in a later batch, while another log took the message when it came again. Which messages
-/// can have been refused so, their logs know.
+/// Two messages bear one token if one was refused because its batch could not be written, although all of it is on the disk, and
+/// if its log has not said so in a later batch, while another log took the message when it came again. Which messages can have
+/// been refused so, their logs know. Which of two came first is not told by their names, as each is named when it begins to come
+/// in; but both came `within` this time of each other.
 ///
-/// All others were acknowledged, and none of them is dropped. A token may be used again when its time is over, or was forgotten
-/// early.
-pub fn settle_repeats(tokens: &mut Vec<StoredToken>, may_be_refused: impl Fn(MessageId) -> bool) -> Vec<MessageId> {
+/// All others were acknowledged, and none of them is dropped. A token may be used again when its time is over.
+pub fn settle_repeats(
+    tokens: &mut Vec<StoredToken>,
+    within: Duration,
+    may_be_refused: impl Fn(MessageId) -> bool,
+) -> Vec<MessageId> {
     tokens.sort_unstable_by_key(|token| (token.key, token.message));
     tokens.dedup_by_key(|token| (token.key, token.message));
+    let (mut kept, mut dropped) = (Vec::with_capacity(tokens.len()), Vec::new());
     let came_again = |one: &StoredToken, next: &StoredToken| {
-        let between = next.message.received().saturating_sub(one.message.received());
-        one.key == next.key && between < ONCE_RETENTION_MIN
+        one.key == next.key && next.message.received().saturating_sub(one.message.received()) < within
     };
-    let pairs = tokens.windows(2).filter(|pair| came_again(&pair[0], &pair[1]));
-    let dropped = pairs.map(|pair| pair[0].message).filter(|message| may_be_refused(*message)).collect();
-    // The newest of each token comes first, and stays.
-    tokens.reverse();
-    tokens.dedup_by_key(|token| token.key);
+    for same in tokens.chunk_by(came_again) {
+        let [.., newest] = same else { continue };
+        let acknowledged = || same.iter().rev().find(|token| !may_be_refused(token.message));
+        let stays = if same.len() == 1 { newest } else { acknowledged().unwrap_or(newest) };
+        let others = same.iter().map(|token| token.message).filter(|message| *message != stays.message);
+        dropped.extend(others.filter(|message| may_be_refused(*message)));
+        kept.push(*stays);
+    }
+    // Of a token that was used again the newest message is the one that counts.
+    kept.reverse();
+    kept.dedup_by_key(|token| token.key);
+    *tokens = kept;
     dropped
+}
+
+/// How far apart two messages with one token are named at most, if one of them is a repeat of the other: one may take as long to
+/// come in as it is allowed to, and whoever was refused tries again in the next minutes. A token that is used again when its time
+/// is over names messages that are further apart, so where these times meet nothing counts as a repeat.
+pub fn repeats_within(retention: Duration, transaction_timeout: Duration) -> Duration {
+    retention.saturating_sub(transaction_timeout).min(transaction_timeout + ONCE_RETENTION_MIN)
 }
 
 impl OnceKey {
@@ -238,7 +256,8 @@ mod tests {
     use std::collections::HashSet;
     use std::time::Duration;
 
-    use super::{ClaimAnswer, OnceBounds, OnceKey, StoredToken, Tokens, settle_repeats};
+    use super::{ClaimAnswer, OnceBounds, OnceKey, StoredToken, Tokens, repeats_within, settle_repeats};
+    use crate::limits::ONCE_RETENTION_MIN;
     use crate::proto::message::MessageId;
     use crate::time::Now;
 
@@ -375,18 +394,28 @@ mod tests {
     /// What is kept and what is dropped of messages with these tokens and numbers, of which these may have been refused.
     fn settled(found: &[(&str, u32)], refused: &[u32]) -> (Vec<MessageId>, Vec<MessageId>) {
         let mut tokens: Vec<_> = found.iter().map(|(token, number)| restored(token, *number, 5, START)).collect();
-        let dropped = settle_repeats(&mut tokens, |message| refused.iter().any(|number| id(*number) == message));
+        let may_be_refused = |message| refused.iter().any(|number| id(*number) == message);
+        let dropped = settle_repeats(&mut tokens, Duration::from_secs(60), may_be_refused);
         let mut kept: Vec<_> = tokens.iter().map(|token| token.message).collect();
         kept.sort_unstable();
         (kept, dropped)
     }
 
     #[test]
-    fn of_messages_with_one_token_the_newest_is_kept_and_none_is_dropped_that_was_acknowledged() {
+    fn of_messages_with_one_token_those_are_dropped_that_were_refused_whatever_their_order() {
         let found = [("t", 7), ("u", 8), ("t", 9), ("t", 5)];
         assert_eq!(settled(&found, &[5, 7, 8, 9]), (vec![id(8), id(9)], vec![id(5), id(7)]));
-        assert_eq!(settled(&found, &[7, 8, 9]), (vec![id(8), id(9)], vec![id(7)]));
-        assert_eq!(settled(&found, &[8, 9]), (vec![id(8), id(9)], vec![]));
+        assert_eq!(settled(&found, &[7, 8, 9]), (vec![id(5), id(8)], vec![id(7), id(9)]));
+        assert_eq!(settled(&found, &[5, 8]), (vec![id(8), id(9)], vec![id(5)]));
+        assert_eq!(settled(&found, &[8]), (vec![id(8), id(9)], vec![]));
+    }
+
+    #[test]
+    fn what_came_within_the_time_of_a_transaction_is_a_repeat_unless_a_token_may_be_used_again_by_then() {
+        let hours = |count: u64| Duration::from_secs(count * 3_600);
+        assert_eq!(repeats_within(hours(24), hours(1)), hours(1) + ONCE_RETENTION_MIN);
+        assert_eq!(repeats_within(hours(2), hours(1)), hours(1));
+        assert_eq!(repeats_within(ONCE_RETENTION_MIN, hours(1)), Duration::ZERO);
     }
 
     #[test]
@@ -398,7 +427,7 @@ mod tests {
         };
         let (old, new) = (stored(50_000), stored(5));
         let mut tokens = vec![new, old];
-        assert_eq!(settle_repeats(&mut tokens, |_| true), []);
+        assert_eq!(settle_repeats(&mut tokens, Duration::from_secs(4_200), |_| true), []);
         assert_eq!(tokens, [new]);
     }
 

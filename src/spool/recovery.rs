@@ -49,6 +49,8 @@ pub struct Recovery {
     last_batch: u64,
     /// The one with that number.
     newest: Option<BatchHeader>,
+    /// A torn one lies behind it, which was begun when the newest was done with.
+    is_followed: bool,
     committed: Place,
     /// Segments in which nothing was ever written.
     unused: Vec<u32>,
@@ -94,6 +96,7 @@ impl Recovery {
             last_segment: 0,
             last_batch: 0,
             newest: None,
+            is_followed: false,
             committed: Place { segment: 0, offset: 0 },
             unused: Vec::new(),
         }
@@ -131,11 +134,15 @@ impl Recovery {
             Found::Batch(header) => {
                 if header.number > self.last_batch {
                     (self.last_batch, self.newest) = (header.number, Some(header));
+                    self.is_followed = false;
                 }
             }
             Found::Record(frame) => self.take(number, frame, on_token),
             Found::Damage(bytes) => self.damage.push(Damage { segment: number, bytes, message: None }),
-            Found::Torn(bytes) => self.cut_bytes += u64::from(bytes),
+            Found::Torn(bytes) => {
+                self.cut_bytes += u64::from(bytes);
+                self.is_followed = true;
+            }
         });
         if end > BLOCK_BYTES {
             self.committed = Place { segment: number, offset: end };
@@ -214,10 +221,11 @@ impl Recovery {
     /// All segments are read. `random` is for the seeds of new segments.
     pub fn finish(mut self, random: u64) -> Recovered {
         self.drop_incomplete();
-        let Self { settings, contents, last_segment, last_batch, committed, newest, .. } = self;
+        let last_of_all = self.newest.filter(|_| !self.is_followed);
+        let Self { settings, contents, last_segment, last_batch, committed, .. } = self;
         let mut log = Log::with(settings, contents, last_segment, last_batch, committed, random);
         log.last_batch_found =
-            newest.map(|batch| (batch.place, u32::try_from(batch.whole_bytes()).unwrap_or(u32::MAX)));
+            last_of_all.map(|batch| (batch.place, u32::try_from(batch.whole_bytes()).unwrap_or(u32::MAX)));
         for number in self.unused {
             log.keeping.add_freed(number);
         }

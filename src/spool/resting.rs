@@ -12,6 +12,7 @@
 //! It waits for nothing by itself: a [`Segments`] is the disk.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::frame::{self, SegmentHeader};
 use super::log::{Address, Log, Note, Refusal, Write};
@@ -133,7 +134,7 @@ pub fn take_over<S: Segments>(
     for FoundToken { id, user, token } in tokens {
         let counts = !from.log.is_disowned(*id) && !logs.iter().any(|other| other.log.is_disowned(*id));
         if counts && !logs[target].log.contains(*id) {
-            logs[target].log.adopt_token(now, Token { id: *id, user, token });
+            logs[target].log.adopt_token(now, Token { id: *id, user, token }, 0);
         }
     }
     logs[target].disown(now, from.log.disowned())
@@ -144,7 +145,7 @@ pub fn take_over<S: Segments>(
 /// token must not name what nobody will get.
 ///
 /// It comes before anything is written to these logs, which are all that there are: a log whose last batch may be one that was
-/// refused is told by its being the last.
+/// refused is told by its being the last. `within` is as [`repeats_within`](super::once::repeats_within) says.
 ///
 /// # Errors
 /// A log cannot be written.
@@ -152,21 +153,25 @@ pub fn settle_tokens<S: Segments>(
     now: Now,
     logs: &mut [RestingLog<S>],
     tokens: &mut Vec<StoredToken>,
+    within: Duration,
 ) -> Result<usize, S::Fault> {
-    let is_lost =
-        |id| logs.iter().any(|resting| resting.log.is_lost(id)) && !logs.iter().any(|resting| resting.log.contains(id));
+    let is_queued = |id| logs.iter().any(|resting| resting.log.contains(id));
+    let (elsewhere, lost): (HashSet<_>, HashSet<_>) =
+        logs.iter().flat_map(|resting| resting.log.lost()).partition(|id| is_queued(*id));
     let may_be_refused = |id| {
         let mut copies = logs.iter().map(|resting| &resting.log).filter(|log| log.contains(id)).peekable();
         copies.peek().is_some() && copies.all(|log| log.may_be_refused(id))
     };
     let mut disowned: HashSet<_> = logs.iter().flat_map(|resting| resting.log.disowned()).collect();
-    disowned.extend(tokens.iter().map(|token| token.message).filter(|id| is_lost(*id)));
+    disowned.extend(tokens.iter().map(|token| token.message).filter(|id| lost.contains(id)));
     tokens.retain(|token| !disowned.contains(&token.message));
-    let repeats = settle_repeats(tokens, may_be_refused);
+    let repeats = settle_repeats(tokens, within, may_be_refused);
     disowned.extend(&repeats);
     // Where nothing is there is no token either, and perhaps no room.
-    let mut used = logs.iter_mut().filter(|resting| resting.log.segment_count() > 0);
-    used.try_for_each(|resting| resting.disown(now, disowned.iter().copied()))?;
+    for resting in logs.iter_mut().filter(|resting| resting.log.segment_count() > 0) {
+        resting.give_up(now, &elsewhere);
+        resting.disown(now, disowned.iter().copied())?;
+    }
     Ok(repeats.len())
 }
 
@@ -206,6 +211,12 @@ impl<S: Segments> RestingLog<S> {
             }
         }
         self.settle(now)
+    }
+
+    /// Notes that those of these messages are done that are not whole here: another log has them, and their tokens still hold.
+    fn give_up(&mut self, now: Now, elsewhere: &HashSet<MessageId>) {
+        let given_up: Vec<_> = self.log.lost().filter(|id| elsewhere.contains(id)).collect();
+        given_up.into_iter().for_each(|id| self.log.note(now, &Note::Done(id), None));
     }
 
     /// Notes that these messages do not count, wherever that is not noted yet; one that was moved here again lies behind the note.
@@ -328,6 +339,7 @@ const MOVED_TOGETHER_BYTES: usize = 8 << 20;
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
+    use std::time::Duration;
 
     use super::{FoundToken, RestingLog, Segments, drop_doubles, settle_tokens, take_over};
     use crate::proto::message::MessageId;
@@ -496,7 +508,7 @@ mod tests {
             (RestingLog { log: recovered.log, segments }, found)
         };
         let (mut logs, found): (Vec<_>, Vec<_>) = disks.drain(..).map(read).unzip();
-        settle_tokens(NOW, &mut logs, &mut tokens).unwrap();
+        settle_tokens(NOW, &mut logs, &mut tokens, Duration::from_secs(60)).unwrap();
         let vanished = logs.split_off(shards);
         drop_doubles(NOW, &mut logs).unwrap();
         for (mut from, found) in vanished.into_iter().zip(&found[shards..]) {
@@ -558,24 +570,33 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_was_acknowledged_is_dropped_for_no_other_with_its_token() {
-        for is_done in [false, true] {
-            let (mut disks, newest) = with_a_repeat();
-            let mut second = open(disks.remove(1), &Rc::new(Cell::new(u32::MAX)));
-            let oldest = simple(1, 0).id;
-            if is_done {
-                second.forget(NOW, &[oldest]).unwrap();
-            } else {
-                // Something came behind it, so that it is known to be stored.
-                second.log.append_message(NOW, &simple(3, 0), 0).unwrap();
-                second.settle(NOW).unwrap();
-                second.forget(NOW, &[simple(3, 0).id]).unwrap();
-            }
-            disks.insert(1, second.segments.disk);
-            let expected = if is_done { vec![newest] } else { vec![oldest, newest] };
-            for _ in 0..3 {
-                assert_eq!(start(&mut disks, 3), (expected.clone(), vec![newest]));
-            }
+    fn what_may_have_been_refused_is_dropped_for_what_was_delivered_though_it_is_the_newest() {
+        let (mut disks, _) = with_a_repeat();
+        let mut second = open(disks.remove(1), &Rc::new(Cell::new(u32::MAX)));
+        let oldest = simple(1, 0).id;
+        second.forget(NOW, &[oldest]).unwrap();
+        disks.insert(1, second.segments.disk);
+        for _ in 0..3 {
+            assert_eq!(start(&mut disks, 3), (vec![], vec![oldest]));
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_dropped_for_no_other_with_its_token() {
+        let (disks, newest) = with_a_repeat();
+        // Something came behind both.
+        let mut disks: Vec<_> = disks
+            .into_iter()
+            .map(|disk| {
+                let mut log = open(disk, &Rc::new(Cell::new(u32::MAX)));
+                log.log.append_message(NOW, &simple(3, 0), 0).unwrap();
+                log.settle(NOW).unwrap();
+                log.forget(NOW, &[simple(3, 0).id]).unwrap();
+                log.segments.disk
+            })
+            .collect();
+        for _ in 0..3 {
+            assert_eq!(start(&mut disks, 3), (vec![simple(1, 0).id, newest], vec![newest]));
         }
     }
 
@@ -600,6 +621,66 @@ mod tests {
             assert_eq!(moved, Err(Refusal::Full));
             assert!(!to.log.contains(newest));
         }
+    }
+
+    #[test]
+    fn a_move_of_tokens_to_a_full_disk_is_told_and_loses_none() {
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let (mut to, mut from) = (open(Disk::default(), &forever), open(Disk::default(), &forever));
+        to.log.append_message(NOW, &simple(3, 0), 0).unwrap();
+        to.settle(NOW).unwrap();
+        let once = bears_token(&mut from, 1);
+        from.forget(NOW, &[once]).unwrap();
+        let (mut to, from) = (open(to.segments.disk, &forever), open(from.segments.disk, &forever));
+        to.segments.is_full = true;
+        let token = FoundToken { id: once, user: "ann".to_owned(), token: "t".to_owned() };
+        let many = vec![token; 10_000];
+        let moved = take_over(NOW, std::slice::from_mut(&mut to), 0, &from, &many);
+        assert_eq!(moved, Err(Refusal::Full));
+    }
+
+    /// A message in parts on one disk, of which the first is lost there, and a whole copy on another.
+    fn half_of_it_and_a_copy() -> (Vec<Disk>, MessageId) {
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let mut disks = Vec::new();
+        let mut large = message("MAIL FROM:<a@b.example> XONCE=t", &["RCPT TO:<c@d.example>"], &[b'x'; 100_000]);
+        large.id = simple(1, 0).id;
+        for _ in 0..2 {
+            let mut log = open(Disk::default(), &forever);
+            log.log.append_message(NOW, &large, 0).unwrap();
+            log.settle(NOW).unwrap();
+            disks.push(log.segments.disk);
+        }
+        let first = *disks[0].0.keys().next().unwrap();
+        disks[0].0.remove(&first);
+        (disks, large.id)
+    }
+
+    #[test]
+    fn what_is_not_whole_in_one_log_and_whole_in_another_keeps_its_token_when_it_has_been_delivered() {
+        let (mut disks, id) = half_of_it_and_a_copy();
+        assert_eq!(start(&mut disks, 2), (vec![id], vec![id]));
+        let mut copy = open(disks.remove(1), &Rc::new(Cell::new(u32::MAX)));
+        copy.forget(NOW, &[id]).unwrap();
+        disks.push(copy.segments.disk);
+        for _ in 0..2 {
+            assert_eq!(start(&mut disks, 2), (vec![], vec![id]));
+        }
+    }
+
+    #[test]
+    fn what_was_not_whole_and_is_moved_here_is_lost_no_more() {
+        let (mut disks, id) = half_of_it_and_a_copy();
+        assert_eq!(start(&mut disks, 1), (vec![id], vec![id]));
+        let (disks, _) = half_of_it_and_a_copy();
+        let [half, whole] = <[Disk; 2]>::try_from(disks).unwrap();
+        let forever = Rc::new(Cell::new(u32::MAX));
+        let log = half.recover(SETTINGS, NOW, &mut |_| ()).log;
+        let segments = Failing { disk: half, changes_left: Rc::clone(&forever), is_full: false };
+        let mut to = RestingLog { log, segments };
+        assert!(to.log.is_lost(id));
+        take_over(NOW, std::slice::from_mut(&mut to), 0, &open(whole, &forever), &[]).unwrap();
+        assert!(to.log.contains(id) && !to.log.is_lost(id));
     }
 
     #[test]

@@ -259,6 +259,27 @@ fn a_refused_message_is_disowned_when_there_is_a_segment_again_and_at_a_stop_in_
 }
 
 #[test]
+fn only_what_lies_in_the_last_batch_may_have_been_refused() {
+    let (mut log, mut disk) = three();
+    let may_be_refused = |disk: &Disk| {
+        let found = recover(disk, now(0), &mut HashSet::new()).log;
+        (0..4).filter(|number| found.may_be_refused(simple(*number, 0).id)).collect::<Vec<_>>()
+    };
+    assert_eq!(may_be_refused(&disk), [2]);
+    log.append_message(now(0), &simple(3, 2_900), 3).unwrap();
+    let write = log.poll_write(now(0)).unwrap();
+    let mut sectors = 0..;
+    disk.tear(&write, || sectors.next() != Some(5));
+    assert_eq!(may_be_refused(&disk), [0_u32; 0], "another write was begun behind it, and was torn");
+    disk.write(&write);
+    assert_eq!(may_be_refused(&disk), [3]);
+    log.handle_written(Ok(()));
+    log.close(now(0));
+    settle(&mut log, &mut disk, now(0));
+    assert_eq!(may_be_refused(&disk), [0_u32; 0], "an empty one lies behind it");
+}
+
+#[test]
 fn progress_is_read_back_however_many_recipients_there_are() {
     let (mut log, mut disk) = three();
     let id = simple(1, 0).id;

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use onetrip::relay::queue::Arrival;
 use onetrip::spool::Place;
@@ -163,7 +164,7 @@ impl Opening<'_> {
             }));
             found.push(tokens);
         }
-        let disowned = settle_tokens(now, &mut logs, &mut tokens)?;
+        let disowned = settle_tokens(now, &mut logs, &mut tokens, REPEATS_WITHIN)?;
         let moving = logs.split_off(count);
         drop_doubles(now, &mut logs)?;
         let mut moved = 0;
@@ -263,6 +264,9 @@ impl Segments for Platter {
         Refusal::Fault
     }
 }
+
+/// Longer than any client of the simulation tries again.
+const REPEATS_WITHIN: Duration = Duration::from_secs(4_200);
 
 /// Most shards that a start may have.
 pub const SHARDS_MAX: usize = 3;

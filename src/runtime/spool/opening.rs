@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -37,6 +38,8 @@ pub struct SpoolSettings {
     pub sync: SyncPolicy,
     /// How logs are kept.
     pub log: LogSettings,
+    /// How far apart two messages with one token are at most, if one is a repeat; see [`repeats_within`](crate::spool::once::repeats_within).
+    pub repeats_within: Duration,
 }
 
 /// The log of one shard, read and ready to be handed to it.
@@ -116,7 +119,7 @@ pub fn open(
         })?);
         moving.push((number, found));
     }
-    settle_tokens(now, &mut logs, &mut tokens)?;
+    settle_tokens(now, &mut logs, &mut tokens, settings.repeats_within)?;
     let vanished = logs.split_off(settings.shards.into());
     drop_doubles(now, &mut logs)?;
     for (from, (number, found)) in vanished.into_iter().zip(moving) {

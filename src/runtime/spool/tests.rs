@@ -38,6 +38,8 @@ fn message(number: u32, content: &[u8]) -> Box<Message> {
     Box::new(message)
 }
 
+const REPEATS_WITHIN: Duration = Duration::from_secs(600);
+
 struct Place {
     directory: TempDir,
     log: LogSettings,
@@ -64,6 +66,7 @@ impl Place {
             shards,
             sync: SyncPolicy::Commit,
             log: self.log,
+            repeats_within: REPEATS_WITHIN,
         };
         let mut tokens = Vec::new();
         let opened = open(&settings, Clock::start().now(), &mut |token| {
@@ -355,6 +358,7 @@ fn damage_that_can_be_kept_nowhere_is_told_with_the_place_and_the_reason() {
         shards: 1,
         sync: SyncPolicy::Commit,
         log: place.log,
+        repeats_within: REPEATS_WITHIN,
     };
     let fault = open(&settings, Clock::start().now(), &mut stored).unwrap_err().to_string();
     assert!(fault.contains(kept.as_ref()), "{fault}");
@@ -441,7 +445,7 @@ fn a_start_trusts_no_last_batch_that_it_cannot_write_again_however_well_it_reads
     let _sealed = seal(&place);
     let open = |sync| {
         let path = spool_directory(place.directory.path());
-        let settings = SpoolSettings { path, shards: 1, sync, log: place.log };
+        let settings = SpoolSettings { path, shards: 1, sync, log: place.log, repeats_within: REPEATS_WITHIN };
         open(&settings, Clock::start().now(), &mut stored).map(|opened| opened.logs[0].message_count())
     };
     let fault = open(SyncPolicy::Commit).unwrap_err().to_string();
