@@ -85,6 +85,13 @@ impl Client {
         is_first || (self.bears_token(job) && recipients == doubted)
     }
 
+    /// May the message be there already for several recipients together? Should the server refuse one of them now, the token would
+    /// name another message to it, so it hears who they are before it gets the content.
+    pub(super) fn is_in_doubt(&self, transaction: &Transaction) -> bool {
+        let doubted = &self.jobs[transaction.job].doubted;
+        doubted.len() > 1 && transaction.recipients == *doubted
+    }
+
     /// The server here could not tell that it has the message already.
     pub(super) fn leave_uncertain(&mut self, job: usize) -> Step {
         if !self.is_confirmed() {

@@ -443,11 +443,12 @@ impl Client {
     fn say_content(&mut self) -> Step {
         let Some(transaction) = self.link.transactions.back() else { return Step::Blocked };
         let message = &self.jobs[transaction.job].message;
-        let eager = self.offered().pipelining && !message.all_or_nothing && message.size() <= EAGER_MESSAGE_BYTES_MAX;
+        let all_or_none = message.all_or_nothing || self.is_in_doubt(transaction);
+        let eager = self.offered().pipelining && !all_or_none && message.size() <= EAGER_MESSAGE_BYTES_MAX;
         if transaction.owed > 0 && !eager {
             return Step::Blocked;
         }
-        if transaction.owed == 0 && !transaction.is_worth_its_content(message) {
+        if transaction.owed == 0 && !transaction.is_worth_its_content(all_or_none) {
             return self.leave_content_out();
         }
         if !self.offered().chunking {

@@ -1659,13 +1659,36 @@ fn in_doubt(recipients: &[&str]) -> Message {
 
 #[test]
 fn a_message_in_doubt_is_sent_to_all_at_once_and_under_its_token() {
-    let both = UNDER_TOKEN.replace("C: RCPT TO:<b@y>", "C: RCPT TO:<b@y>\nC: RCPT TO:<c@y>") + "S: 250 ok\n";
-    let dialog = format!("{}{both}S: 250 taken\n{BYE}", once_hello("S: 250-XONCE\n"));
+    let asked = "
+        C: MAIL FROM:<a@x> XONCE=t
+        C: RCPT TO:<b@y>
+        C: RCPT TO:<c@y>
+        S: 250 ok
+        S: 250 ok
+        S: 250 ok
+        ";
+    let content = "C: BDAT 5 LAST\nC: .hi\n";
+    let dialog = format!("{}{asked}{content}S: 250 taken\n{BYE}", once_hello("S: 250-XONCE\n"));
     assert!(accepted(&play_plain(&dialog, vec![in_doubt(&["b@y", "c@y"])])));
-    let refused = both.replace("S: 250 ok", "S: 550 no");
-    let dialog = format!("{}{refused}S: 554 nobody\n{BYE}", once_hello("S: 250-XONCE\n"));
+    let refused = asked.replace("S: 250 ok", "S: 550 no");
+    let dialog = format!("{}{refused}{BYE}", once_hello("S: 250-XONCE\n"));
     let outcome = play_plain(&dialog, vec![in_doubt(&["b@y", "c@y"])]);
     assert!(matches!(&*outcome.messages[0], [Verdict::Refused(_), Verdict::Refused(_)]), "{outcome:?}");
+}
+
+/// Waits for the answers to RCPT: the server takes the message for those whom it accepts now.
+#[test]
+fn a_message_in_doubt_is_not_sent_to_some_of_its_recipients_only() {
+    let asked = "
+        C: MAIL FROM:<a@x> XONCE=t
+        C: RCPT TO:<b@y>
+        C: RCPT TO:<c@y>
+        S: 250 ok
+        S: 250 ok
+        ";
+    let refused = format!("{}{asked}S: 451 later\n{BYE}", once_hello("S: 250-XONCE\n"));
+    let outcome = play_plain(&refused, vec![in_doubt(&["b@y", "c@y"])]);
+    assert!(matches!(&*outcome.messages[0], [Verdict::Uncertain, Verdict::Deferred(_)]), "{outcome:?}");
 }
 
 #[test]

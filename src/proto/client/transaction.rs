@@ -147,8 +147,8 @@ impl Transaction {
     }
 
     /// Are there recipients left who want the message, by what is known?
-    pub(super) fn is_worth_its_content(&self, message: &Message) -> bool {
-        self.mail_accepted != Some(false) && !self.accepted.is_empty() && !(message.all_or_nothing && self.any_refused)
+    pub(super) fn is_worth_its_content(&self, all_or_none: bool) -> bool {
+        self.mail_accepted != Some(false) && !self.accepted.is_empty() && !(all_or_none && self.any_refused)
     }
 }
 

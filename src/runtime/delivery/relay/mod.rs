@@ -490,14 +490,21 @@ fn was_closed_meanwhile(answers: &Answers) -> bool {
 }
 
 /// Asks again, over a new connection, for those recipients of whom the server has not said whether it took the message. What it
-/// said of the others stands. If nobody is there any more, they stay uncertain.
+/// said of the others stands. If nobody is there any more, they stay uncertain, and the hop is as it was: it had agreed to take
+/// the message.
 async fn ask_again(hop: &Rc<Hop>, line: &mut Option<Line>, message: &client::Message, mut answers: Answers) -> Answers {
     let uncertain = client::uncertain(&answers.verdicts);
     if uncertain.is_empty() {
         return answers;
     }
     let in_doubt = client::Message { doubted: true, ..message.part(&uncertain) };
+    if let Some(open) = line.take() {
+        spawn_guarded(open.part());
+    }
     let Ok(again) = over_new_line(hop, line, in_doubt, hop.security()).await else { return answers };
+    if !again.confirmed {
+        return answers;
+    }
     for (recipient, verdict) in uncertain.into_iter().zip(again.verdicts) {
         answers.verdicts[recipient] = verdict;
     }
