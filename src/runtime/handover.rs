@@ -294,13 +294,12 @@ mod tests {
     /// Has the thread handle a signal some times while it waits.
     fn disturb(waiting: libc::pthread_t) {
         extern "C" fn nothing(_: libc::c_int) {}
-        // SAFETY: a handler that does nothing, for a signal that is ignored otherwise, and a thread that is joined later.
-        unsafe {
-            libc::signal(libc::SIGURG, nothing as *const () as libc::sighandler_t);
-            for _ in 0..20 {
-                thread::sleep(Duration::from_millis(2));
-                libc::pthread_kill(waiting, libc::SIGURG);
-            }
+        // SAFETY: the handler does nothing, and the signal is ignored otherwise.
+        unsafe { libc::signal(libc::SIGURG, nothing as *const () as libc::sighandler_t) };
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(2));
+            // SAFETY: the thread is joined later.
+            unsafe { libc::pthread_kill(waiting, libc::SIGURG) };
         }
     }
 
