@@ -179,6 +179,13 @@ struct InFlight {
     notes: Batch,
 }
 
+impl Pending {
+    /// The message, if it is one that is to be stored.
+    fn message(&self) -> Option<MessageId> {
+        if let What::Message { id, .. } = self.what { Some(id) } else { None }
+    }
+}
+
 impl Batch {
     /// The notes alone.
     fn notes(&self) -> Self {
@@ -381,9 +388,11 @@ impl Log {
         }
     }
 
-    /// Takes over a token from another log.
-    pub fn adopt_token(&mut self, now: Now, token: Token<'_>, ticket: Ticket) {
-        self.append_token(now, token, Some(ticket));
+    /// Takes over a token from another log, or from further back in this one.
+    pub fn adopt_token(&mut self, now: Now, token: Token<'_>, ticket: Option<Ticket>) {
+        self.keeping.copy_begun();
+        let what = What::Token { received: token.id.received() };
+        self.append(now, kind::TOKEN, what, ticket, |out| record::write_token(token, out));
     }
 
     /// Writes all notes without waiting for company, and a last batch behind them: so that the next start knows that
@@ -500,7 +509,7 @@ impl Log {
         self.next_batch += 1;
         frame::seal(&mut batch.bytes, BatchHeader { number, seed, place, committed, bytes: 0 });
         let Batch { bytes, records, .. } = batch;
-        let messages = records.iter().filter(|record| matches!(record.what, What::Message { .. })).count() as u32;
+        let messages = records.iter().filter_map(Pending::message).count() as u32;
         self.in_flight = Some(InFlight { place, bytes: bytes.len() as u32, record_end, records, notes });
         Some(Write { place, bytes, messages })
     }
@@ -520,15 +529,12 @@ impl Log {
             Ok(()) => self.commit(&written),
             Err(failure) => {
                 self.give_up(written.place.segment);
-                let before = self.to_disown.len();
-                self.to_disown.extend(written.records.iter().filter_map(|pending| match pending.what {
-                    What::Message { id, .. } => Some(id),
-                    _ => None,
-                }));
-                if self.to_disown.len() == before {
+                let mut refused = written.records.iter().filter_map(Pending::message).peekable();
+                if refused.peek().is_none() {
                     // Nobody waits for it, and it comes again by itself.
                     self.keeping.slow_down();
                 }
+                self.to_disown.extend(refused);
                 self.fail(&written.records, written.notes, failure);
                 self.disown_failed();
             }
@@ -742,12 +748,6 @@ impl Log {
         self.append(now, kind::MESSAGE, what, Some(ticket), |out| {
             record::write_message(message, parts, part_bytes, content, out);
         });
-    }
-
-    pub(super) fn append_token(&mut self, now: Now, token: Token<'_>, ticket: Option<Ticket>) {
-        self.keeping.copy_begun();
-        let what = What::Token { received: token.id.received() };
-        self.append(now, kind::TOKEN, what, ticket, |out| record::write_token(token, out));
     }
 
     pub(super) fn append_copy(&mut self, now: Now, kind: u8, what: What, payload: &[u8]) {

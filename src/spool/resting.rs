@@ -95,12 +95,53 @@ impl From<Token<'_>> for FoundToken {
     }
 }
 
-/// A move between logs that was interrupted leaves a message in two of them: it stays in the first, with the progress that either
-/// knows.
+/// The log of a shard that is no more.
+#[derive(Debug)]
+pub struct Vanished<S> {
+    /// The number of its shard.
+    pub shard: usize,
+    /// The log.
+    pub resting: RestingLog<S>,
+    /// The tokens that were found in it.
+    pub tokens: Vec<FoundToken>,
+}
+
+/// Makes of all the logs that there are those of the shards: settles `tokens`, and moves what the vanished logs have into the
+/// others. `emptied` gets the segments of each that holds nothing any more, and how many messages it had. Returns how many
+/// messages were disowned. Two messages with one token that are named `within` this time of each other may be a repeat; see
+/// [`repeats_within`](super::once::repeats_within).
 ///
 /// # Errors
-/// A log cannot be written.
-pub fn drop_doubles<S: Segments>(now: Now, logs: &mut [RestingLog<S>]) -> Result<(), S::Fault> {
+/// A log cannot be read or written. What was done is done, and the next start goes on from there.
+pub fn bring_together<S: Segments>(
+    now: Now,
+    logs: &mut Vec<RestingLog<S>>,
+    vanished: Vec<Vanished<S>>,
+    tokens: &mut Vec<StoredToken>,
+    within: Duration,
+    emptied: &mut dyn FnMut(S, usize) -> Result<(), S::Fault>,
+) -> Result<usize, S::Fault> {
+    let shards = logs.len();
+    let mut moving = Vec::with_capacity(vanished.len());
+    for Vanished { shard, resting, tokens } in vanished {
+        logs.push(resting);
+        moving.push((shard, tokens));
+    }
+    let disowned = settle_tokens(now, logs, tokens, within)?;
+    let vanished = logs.split_off(shards);
+    drop_doubles(now, logs)?;
+    for (mut from, (shard, found)) in vanished.into_iter().zip(moving) {
+        take_over(now, logs, shard % shards, &from, &found)?;
+        let messages = from.log.message_count();
+        from.remove_all(now)?;
+        emptied(from.segments, messages)?;
+    }
+    Ok(disowned)
+}
+
+/// A move between logs that was interrupted leaves a message in two of them: it stays in the first, with the progress that either
+/// knows.
+fn drop_doubles<S: Segments>(now: Now, logs: &mut [RestingLog<S>]) -> Result<(), S::Fault> {
     for at in 1..logs.len() {
         let (before, rest) = logs.split_at_mut(at);
         let is_double = |id: &MessageId| before.iter().any(|other| other.log.contains(*id));
@@ -113,10 +154,7 @@ pub fn drop_doubles<S: Segments>(now: Now, logs: &mut [RestingLog<S>]) -> Result
 
 /// Takes over what a log without a shard has: its messages with their progress into the log `target`, but for those that an
 /// interrupted move has left in one of the logs already, and its tokens. All of it is on stable storage when this returns.
-///
-/// # Errors
-/// The log cannot be read, or one of the others cannot be written.
-pub fn take_over<S: Segments>(
+fn take_over<S: Segments>(
     now: Now,
     logs: &mut [RestingLog<S>],
     target: usize,
@@ -134,7 +172,7 @@ pub fn take_over<S: Segments>(
     for FoundToken { id, user, token } in tokens {
         let counts = !from.log.is_disowned(*id) && !logs.iter().any(|other| other.log.is_disowned(*id));
         if counts && !logs[target].log.contains(*id) {
-            logs[target].log.adopt_token(now, Token { id: *id, user, token }, 0);
+            logs[target].log.adopt_token(now, Token { id: *id, user, token }, Some(0));
         }
     }
     logs[target].disown(now, from.log.disowned())
@@ -145,11 +183,8 @@ pub fn take_over<S: Segments>(
 /// token must not name what nobody will get.
 ///
 /// It comes before anything is written to these logs, which are all that there are: a log whose last batch may be one that was
-/// refused is told by its being the last. `within` is as [`repeats_within`](super::once::repeats_within) says.
-///
-/// # Errors
-/// A log cannot be written.
-pub fn settle_tokens<S: Segments>(
+/// refused is told by its being the last.
+fn settle_tokens<S: Segments>(
     now: Now,
     logs: &mut [RestingLog<S>],
     tokens: &mut Vec<StoredToken>,
@@ -231,10 +266,7 @@ impl<S: Segments> RestingLog<S> {
 
     /// Removes all segments, when what they hold is elsewhere. It is noted before, because what is left of a message when only
     /// some of them are gone would look like damage. The oldest goes first: such a note must not go before its message.
-    ///
-    /// # Errors
-    /// Some of them are still there.
-    pub fn remove_all(&mut self, now: Now) -> Result<(), S::Fault> {
+    fn remove_all(&mut self, now: Now) -> Result<(), S::Fault> {
         let all: Vec<_> = self.log.messages().collect();
         self.forget(now, &all)?;
         self.segments.numbers()?.into_iter().try_for_each(|number| self.segments.remove(number))
@@ -341,7 +373,7 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
-    use super::{FoundToken, RestingLog, Segments, drop_doubles, settle_tokens, take_over};
+    use super::{FoundToken, RestingLog, Segments, Vanished, bring_together, drop_doubles, take_over};
     use crate::proto::message::MessageId;
     use crate::spool::Place;
     use crate::spool::frame::SegmentHeader;
@@ -498,7 +530,7 @@ mod tests {
         let mut tokens = Vec::new();
         disks.resize_with(shards.max(disks.len()), Disk::default);
         let read = |disk: Disk| {
-            let mut found = Vec::<FoundToken>::new();
+            let mut found = Vec::new();
             let recovered = disk.recover(SETTINGS, NOW, &mut |token| {
                 let (key, stored_at) = (OnceKey::new(&[7; 32], token.user, token.token), token.id.received());
                 tokens.push(StoredToken { key, message: token.id, stored_at });
@@ -507,14 +539,12 @@ mod tests {
             let segments = Failing { disk, changes_left: Rc::new(Cell::new(u32::MAX)), is_full };
             (RestingLog { log: recovered.log, segments }, found)
         };
-        let (mut logs, found): (Vec<_>, Vec<_>) = disks.drain(..).map(read).unzip();
-        settle_tokens(NOW, &mut logs, &mut tokens, Duration::from_secs(60)).unwrap();
-        let vanished = logs.split_off(shards);
-        drop_doubles(NOW, &mut logs).unwrap();
-        for (mut from, found) in vanished.into_iter().zip(&found[shards..]) {
-            take_over(NOW, &mut logs, 0, &from, found).unwrap();
-            from.remove_all(NOW).unwrap();
-        }
+        let mut found: Vec<_> = disks.drain(..).map(read).collect();
+        let vanished = found.split_off(shards).into_iter().zip(shards..);
+        let vanished = vanished.map(|((resting, tokens), shard)| Vanished { shard, resting, tokens }).collect();
+        let mut logs = found.into_iter().map(|(resting, _)| resting).collect();
+        let within = Duration::from_secs(60);
+        bring_together(NOW, &mut logs, vanished, &mut tokens, within, &mut |_, _| Ok(())).unwrap();
         let queued = logs.iter().flat_map(|log| log.log.messages()).collect();
         disks.extend(logs.into_iter().map(|log| log.segments.disk));
         (queued, tokens.iter().map(|token| token.message).collect())
@@ -685,15 +715,8 @@ mod tests {
 
     #[test]
     fn the_token_of_a_message_that_is_not_whole_names_nothing() {
-        let forever = Rc::new(Cell::new(u32::MAX));
-        let mut log = open(Disk::default(), &forever);
-        let mut large = message("MAIL FROM:<a@b.example> XONCE=t", &["RCPT TO:<c@d.example>"], &[b'x'; 100_000]);
-        large.id = simple(1, 0).id;
-        log.log.append_message(NOW, &large, 0).unwrap();
-        log.settle(NOW).unwrap();
-        let mut disks = vec![log.segments.disk];
-        let first = *disks[0].0.keys().next().unwrap();
-        disks[0].0.remove(&first);
+        let (mut disks, _) = half_of_it_and_a_copy();
+        disks.truncate(1);
         for _ in 0..2 {
             assert_eq!(start(&mut disks, 1), (vec![], vec![]));
         }

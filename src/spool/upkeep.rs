@@ -461,7 +461,7 @@ impl Log {
             counts && token.id.received() + self.settings.token_retention > now.unix
         };
         if let Some(token) = token.filter(holds) {
-            self.append_token(now, token, None);
+            self.adopt_token(now, token, None);
         }
     }
 }

@@ -12,7 +12,7 @@ use onetrip::spool::frame::SegmentHeader;
 use onetrip::spool::log::{Refusal, Write};
 use onetrip::spool::once::StoredToken;
 use onetrip::spool::record::Token;
-use onetrip::spool::resting::{FoundToken, RestingLog, Segments, drop_doubles, settle_tokens, take_over};
+use onetrip::spool::resting::{RestingLog, Segments, Vanished, bring_together};
 
 use crate::chance::Chance;
 use crate::disk::Disk;
@@ -155,23 +155,22 @@ impl Opening<'_> {
         let forgets = self.world.plan.sabotage == Sabotage::ForgetsLogs;
         let is_vanished = |number: &usize| *number >= count && !forgets;
         let vanished: Vec<_> = self.disks.borrow().keys().copied().filter(is_vanished).collect();
-        let mut found = Vec::new();
-        for number in &vanished {
-            let mut tokens = Vec::<FoundToken>::new();
-            logs.push(self.read(*number, &mut |token| {
+        let mut moving = Vec::new();
+        for shard in vanished {
+            let mut tokens = Vec::new();
+            let resting = self.read(shard, &mut |token| {
                 on_token(token);
                 tokens.push(token.into());
-            }));
-            found.push(tokens);
+            });
+            moving.push(Vanished { shard, resting, tokens });
         }
-        let disowned = settle_tokens(now, &mut logs, &mut tokens, REPEATS_WITHIN)?;
-        let moving = logs.split_off(count);
-        drop_doubles(now, &mut logs)?;
         let mut moved = 0;
-        for ((from, number), found) in moving.into_iter().zip(vanished).zip(found) {
-            let target = number % logs.len();
-            moved += self.move_log((from, number), &found, &mut logs, target)?;
-        }
+        let mut emptied = |disk: Platter, messages| {
+            self.disks.borrow_mut().remove(&disk.number);
+            moved += messages;
+            Ok(())
+        };
+        let disowned = bring_together(now, &mut logs, moving, &mut tokens, REPEATS_WITHIN, &mut emptied)?;
         Ok(Opened { logs, tokens, disowned, moved })
     }
 
@@ -183,20 +182,6 @@ impl Opening<'_> {
         self.cut_bytes.set(self.cut_bytes.get() + recovered.cut_bytes);
         let (disks, fuse) = (Rc::clone(&self.disks), Rc::clone(&self.fuse));
         RestingLog { log: recovered.log, segments: Platter { disks, number, fuse } }
-    }
-
-    fn move_log(
-        &self,
-        (mut from, number): (RestingLog<Platter>, usize),
-        tokens: &[FoundToken],
-        logs: &mut [RestingLog<Platter>],
-        target: usize,
-    ) -> Result<usize, Crashed> {
-        take_over(self.world.now(), logs, target, &from, tokens)?;
-        let count = from.log.message_count();
-        from.remove_all(self.world.now())?;
-        self.disks.borrow_mut().remove(&number);
-        Ok(count)
     }
 }
 

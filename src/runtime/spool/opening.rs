@@ -24,7 +24,7 @@ use crate::spool::log::LogSettings;
 use crate::spool::once::StoredToken;
 use crate::spool::record::Token;
 use crate::spool::recovery::{Damage, Recovery, committed_before};
-use crate::spool::resting::{FoundToken, RestingLog, drop_doubles, settle_tokens, take_over};
+use crate::spool::resting::{RestingLog, Vanished, bring_together};
 use crate::time::Now;
 
 /// What the spool is opened with.
@@ -38,7 +38,8 @@ pub struct SpoolSettings {
     pub sync: SyncPolicy,
     /// How logs are kept.
     pub log: LogSettings,
-    /// How far apart two messages with one token are at most, if one is a repeat; see [`repeats_within`](crate::spool::once::repeats_within).
+    /// How far apart two messages with one token are at most, if one is a repeat; see
+    /// [`repeats_within`](crate::spool::once::repeats_within).
     pub repeats_within: Duration,
 }
 
@@ -95,7 +96,7 @@ impl From<WriteFault> for SpoolError {
 }
 
 /// Opens all logs. `on_token` is told every token that is found, perhaps more than once, and says what it is known by. Of two
-/// messages with one token that are found, one is kept: see [`settle_tokens`].
+/// messages with one token that are found, one is kept: see [`settle_repeats`](crate::spool::once::settle_repeats).
 ///
 /// # Errors
 /// The system refuses something, such as reading a file.
@@ -111,21 +112,18 @@ pub fn open(
         let path = settings.path.join(shard.to_string());
         logs.push(opening.read(path, &mut |token| tokens.push(on_token(token)))?);
     }
-    for (number, path) in vanished(settings)? {
+    for (shard, path) in vanished(settings)? {
         let mut found = Vec::new();
-        logs.push(opening.read(path, &mut |token| {
+        let resting = opening.read(path, &mut |token| {
             tokens.push(on_token(token));
             found.push(token.into());
-        })?);
-        moving.push((number, found));
+        })?;
+        moving.push(Vanished { shard, resting, tokens: found });
     }
-    settle_tokens(now, &mut logs, &mut tokens, settings.repeats_within)?;
-    let vanished = logs.split_off(settings.shards.into());
-    drop_doubles(now, &mut logs)?;
-    for (from, (number, found)) in vanished.into_iter().zip(moving) {
-        let target = number % logs.len();
-        opening.move_log(from, &found, &mut logs, target)?;
-    }
+    bring_together(now, &mut logs, moving, &mut tokens, settings.repeats_within, &mut |emptied: Files, _| {
+        emptied.remove_directory()?;
+        sync_directory(&settings.path)
+    })?;
     Ok(OpenedSpool { logs, tokens, damage: opening.damage, cut_bytes: opening.cut_bytes })
 }
 
@@ -209,19 +207,6 @@ impl Opening<'_> {
         });
         Ok(())
     }
-
-    fn move_log(
-        &mut self,
-        mut from: OpenedLog,
-        tokens: &[FoundToken],
-        logs: &mut [OpenedLog],
-        target: usize,
-    ) -> Result<(), WriteFault> {
-        take_over(self.now, logs, target, &from, tokens)?;
-        from.remove_all(self.now)?;
-        from.segments.remove_directory()?;
-        sync_directory(&self.settings.path)
-    }
 }
 
 impl OpenedLog {
@@ -260,7 +245,7 @@ fn place_for(directory: &Path, name: &str, bytes: &[u8]) -> Result<Option<PathBu
             Ok(kept) if kept == bytes => return Ok(None),
             Ok(_) => path = directory.join(format!("{name}-{number}")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            // Not so everywhere: with a directory that cannot be searched this would never end.
+            // Of a directory that cannot be searched the next name would be no better.
             Err(error) => return Err(WriteFault::of("read", &path)(error)),
         }
     }
