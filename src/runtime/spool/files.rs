@@ -93,11 +93,11 @@ impl Files {
         written.map_err(WriteFault::of("write", &self.segment(segment)))
     }
 
-    /// Makes a segment: all its blocks are written, so that a write to it later changes nothing but their content. If it
-    /// cannot be made there is none under its number, which nobody would ask for or remove.
-    pub(super) fn prepare(&self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), WriteFault> {
+    /// Makes a segment, and opens it for writing: all its blocks are written, so that a write to it later changes nothing but
+    /// their content. If that fails there is none under its number, which nobody would ask for or remove.
+    pub(super) fn prepare(&self, header: SegmentHeader, recycled: Option<u32>) -> Result<File, WriteFault> {
         let path = self.segment(header.number);
-        let prepared = self.prepare_at(&path, header, recycled);
+        let prepared = self.prepare_at(&path, header, recycled).and_then(|()| self.open_for_writing(header.number));
         if prepared.is_err() {
             // It would only take the room that may be missing already. The first error counts.
             let _ = remove_if_there(&path);
@@ -196,7 +196,7 @@ impl Segments for Files {
     }
 
     fn prepare(&mut self, header: SegmentHeader, recycled: Option<u32>) -> Result<(), WriteFault> {
-        Self::prepare(self, header, recycled)
+        Self::prepare(self, header, recycled).map(drop)
     }
 
     fn remove(&mut self, number: u32) -> Result<(), WriteFault> {

@@ -76,15 +76,7 @@ impl Drop for Keeper {
 
 fn carry_out(files: &Files, job: Job) -> Answer {
     match job {
-        Job::Prepare { header, recycled } => {
-            files.prepare(header, recycled)?;
-            let opened = files.open_for_writing(header.number);
-            if opened.is_err() {
-                // Nobody would ask for it or remove it. The first error counts.
-                let _ = files.remove(header.number);
-            }
-            opened.map(Some)
-        }
+        Job::Prepare { header, recycled } => files.prepare(header, recycled).map(Some),
         Job::Remove(number) => files.remove(number).map(|()| None),
     }
 }

@@ -49,6 +49,7 @@ use crate::spool::Place;
 use crate::spool::frame;
 use crate::spool::log::{Address, Completion, Log, LogSettings, Note, Refusal, Ticket, Write};
 use crate::spool::record::{Head, Record};
+use crate::spool::resting::Segments;
 use crate::spool::upkeep::Upkeep;
 use crate::time::Now;
 
@@ -309,13 +310,17 @@ impl Inner {
             return Ok(());
         };
         self.writers.borrow_mut().remove(&place.segment);
-        let fault = WriteFault::of("write", &self.files.segment(place.segment))(error);
-        if fault.is_full() {
-            self.report_full();
-            return Err(Refusal::Full);
+        Err(self.tell(&WriteFault::of("write", &self.files.segment(place.segment))(error)))
+    }
+
+    /// Tells the operator of a fault, and says what the log is told.
+    fn tell(&self, fault: &WriteFault) -> Refusal {
+        let refusal = Files::refusal(fault);
+        match refusal {
+            Refusal::Full => self.report_full(),
+            Refusal::Busy | Refusal::Fault => self.report(SpoolFault { reason: fault.to_string().into() }),
         }
-        self.report(SpoolFault { reason: fault.to_string().into() });
-        Err(Refusal::Fault)
+        refusal
     }
 
     /// Opens a segment that was begun before the start, when the log of a shard that is no more was moved here. That happens
@@ -351,14 +356,7 @@ impl Inner {
                 self.metrics.spool_segments_made.increment();
                 Ok(())
             }
-            Err(fault) if fault.is_full() => {
-                self.report_full();
-                Err(Refusal::Full)
-            }
-            Err(fault) => {
-                self.report(SpoolFault { reason: fault.to_string().into() });
-                Err(Refusal::Fault)
-            }
+            Err(fault) => Err(self.tell(&fault)),
         };
         self.log.borrow_mut().handle_prepared(self.now(), result);
     }
