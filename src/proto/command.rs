@@ -4,6 +4,7 @@
 //! is allowed: that is the gate's business.
 
 use super::address::{self, Path};
+use super::line::is_blank;
 use crate::limits::{ENVID_BYTES_MAX, MAIL_AUTH_BYTES_MAX, ONCE_TOKEN_BYTES_MAX, ORCPT_BYTES_MAX};
 
 /// What kind of command a line is, known even when its arguments are not in order.
@@ -244,7 +245,7 @@ pub fn parse(line: &[u8]) -> Parsed<'_> {
 /// The command that a line was meant to be which cannot be read as one, because of a control character, of spaces before it or
 /// for its length: its first word of visible characters. `beginning` may be as little of the line as is known of it.
 pub fn meant_verb(beginning: &[u8]) -> Verb {
-    let word = beginning.split(|byte| *byte <= b' ' || *byte == 0x7f).find(|word| !word.is_empty());
+    let word = beginning.split(|byte| is_blank(*byte)).find(|word| !word.is_empty());
     word.map_or(Verb::Unknown, |word| parse(word).verb)
 }
 

@@ -131,9 +131,14 @@ impl LineReader {
     }
 }
 
+/// Is this a space or a control character?
+pub fn is_blank(byte: u8) -> bool {
+    byte <= b' ' || byte == 0x7f
+}
+
 /// How many bytes come before the first visible one.
 fn blanks_before(bytes: &[u8]) -> usize {
-    bytes.iter().position(|byte| *byte > b' ' && *byte != 0x7f).unwrap_or(bytes.len())
+    bytes.iter().position(|byte| !is_blank(*byte)).unwrap_or(bytes.len())
 }
 
 /// How much of a line that is too long is kept. It tells which command the line was, as other bytes may belong to it: the

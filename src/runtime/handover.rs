@@ -205,8 +205,8 @@ fn receive(from: &Socket) -> io::Result<Packet> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; size_of::<u64>()];
-    let mut receive = || recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut rights, RecvFlags::CMSG_CLOEXEC);
-    let length = retry_on_intr(&mut receive)?.bytes;
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let length = retry_on_intr(|| recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut rights, flags))?.bytes;
     let descriptors = rights.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,

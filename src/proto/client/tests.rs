@@ -1657,21 +1657,22 @@ fn in_doubt(recipients: &[&str]) -> Message {
     Message { doubted: true, ..with_token(recipients) }
 }
 
+/// Up to the answer for the second recipient.
+const BOTH_ASKED: &str = "
+    C: MAIL FROM:<a@x> XONCE=t
+    C: RCPT TO:<b@y>
+    C: RCPT TO:<c@y>
+    S: 250 ok
+    S: 250 ok
+    ";
+
 #[test]
 fn a_message_in_doubt_is_sent_to_all_at_once_and_under_its_token() {
-    let asked = "
-        C: MAIL FROM:<a@x> XONCE=t
-        C: RCPT TO:<b@y>
-        C: RCPT TO:<c@y>
-        S: 250 ok
-        S: 250 ok
-        S: 250 ok
-        ";
     let content = "C: BDAT 5 LAST\nC: .hi\n";
-    let dialog = format!("{}{asked}{content}S: 250 taken\n{BYE}", once_hello("S: 250-XONCE\n"));
+    let dialog = format!("{}{BOTH_ASKED}S: 250 ok\n{content}S: 250 taken\n{BYE}", once_hello("S: 250-XONCE\n"));
     assert!(accepted(&play_plain(&dialog, vec![in_doubt(&["b@y", "c@y"])])));
-    let refused = asked.replace("S: 250 ok", "S: 550 no");
-    let dialog = format!("{}{refused}{BYE}", once_hello("S: 250-XONCE\n"));
+    let refused = BOTH_ASKED.replace("S: 250 ok", "S: 550 no");
+    let dialog = format!("{}{refused}S: 550 no\n{BYE}", once_hello("S: 250-XONCE\n"));
     let outcome = play_plain(&dialog, vec![in_doubt(&["b@y", "c@y"])]);
     assert!(matches!(&*outcome.messages[0], [Verdict::Refused(_), Verdict::Refused(_)]), "{outcome:?}");
 }
@@ -1679,14 +1680,7 @@ fn a_message_in_doubt_is_sent_to_all_at_once_and_under_its_token() {
 /// Waits for the answers to RCPT: the server takes the message for those whom it accepts now.
 #[test]
 fn a_message_in_doubt_is_not_sent_to_some_of_its_recipients_only() {
-    let asked = "
-        C: MAIL FROM:<a@x> XONCE=t
-        C: RCPT TO:<b@y>
-        C: RCPT TO:<c@y>
-        S: 250 ok
-        S: 250 ok
-        ";
-    let refused = format!("{}{asked}S: 451 later\n{BYE}", once_hello("S: 250-XONCE\n"));
+    let refused = format!("{}{BOTH_ASKED}S: 451 later\n{BYE}", once_hello("S: 250-XONCE\n"));
     let outcome = play_plain(&refused, vec![in_doubt(&["b@y", "c@y"])]);
     assert!(matches!(&*outcome.messages[0], [Verdict::Uncertain, Verdict::Deferred(_)]), "{outcome:?}");
 }
