@@ -492,8 +492,8 @@ impl Server {
         }
     }
 
-    /// Refuses a line for its form or its word, unread. What would have followed it, had it been read, follows all the same, and is not to
-    /// be taken for commands: octets of which nobody can say how many they are, or a handshake.
+    /// Refuses a line for its form or its word, unread. What would have followed it, had it been read, follows all the same, and
+    /// is not to be taken for commands: octets of which nobody can say how many they are, or a handshake.
     fn refuse_unread(&mut self, reply: Reply, beginning: &[u8], out: &mut Vec<u8>) {
         match meant_verb(beginning) {
             Verb::Bdat => self.end_with(reply::BAD_CHUNK_SIZE, Outcome::Unskippable, out),
